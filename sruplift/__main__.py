@@ -1,0 +1,6 @@
+"""``python -m sruplift``."""
+
+from sruplift.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,60 @@
+"""The ``sruplift`` command: its assembly, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sruplift import __version__
+from sruplift.cli import evaluate, models, train, upscale, weights
+from sruplift.errors import SrupliftError
+
+app = typer.Typer(
+    name="sruplift",
+    help="Enlarge images with pretrained super-resolution networks; measure and train them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("upscale")(upscale.command)
+app.command("eval")(evaluate.command)
+app.command("train")(train.command)
+app.command("models")(models.command)
+app.add_typer(weights.app, name="weights")
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"sruplift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Enlarge images with pretrained super-resolution networks; measure and train them."""
+
+
+def run() -> None:
+    """The console entry point: exit code 0, 1 (an input failed), 2 (usage), 130 (interrupted)."""
+    try:
+        app()
+    except SrupliftError as error:
+        typer.echo(f"sruplift: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("sruplift: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error worth words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,41 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The project's shared data: benchmarks, oracles, training images. Absent for most people."""
+    folder = os.environ.get("SRUPLIFT_SHARED")
+    if not folder:
+        pytest.skip("SRUPLIFT_SHARED is not set: the shared benchmarks and oracles are not here")
+    path = Path(folder)
+    assert path.is_dir(), f"SRUPLIFT_SHARED names no folder: {path}"
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees or fills the user's caches, and none reaches the network."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf-home"))
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.delenv("SRUPLIFT_HUB_REPO", raising=False)
+
+
+def photo_like(height: int, width: int, *, seed: int = 0) -> Tensor:
+    """A (3, H, W) float image in [0, 1] with gradients, edges and texture: harsher than a photo."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    waves = 0.5 + 0.25 * np.sin(x / 7 + random.uniform(0, 6)) + 0.25 * np.cos(y / 5 + x / 11)
+    disc = ((x - width / 2) ** 2 + (y - height / 2) ** 2) < (min(height, width) / 4) ** 2
+    channels = [np.where(disc, 1 - waves * share, waves * share) for share in (1.0, 0.8, 0.6)]
+    noise = random.normal(0, 0.02, (3, height, width))
+    return torch.from_numpy(np.clip(np.stack(channels) + noise, 0, 1).astype(np.float32))
