@@ -1,0 +1,236 @@
+"""Reading weights that others saved: safetensors and PyTorch checkpoints of many shapes.
+
+Two steps. ``read_tensors`` gets a plain state dict out of a file without running any code in it.
+``recognise`` says which of our networks the tensors are, by comparing every name and shape with
+the network's own, in our names and in the authors' (``LAYOUTS``), and returns them in our names.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sruplift.errors import WeightsError
+from sruplift.models import MODELS, create_model
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Keys under which training code keeps the state dict, the best one first (averaged weights).
+CONTAINERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# What wrappers such as DataParallel put before every name.
+PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming a model's tensors: ``modules`` maps its modules' names to ours.
+
+    ``{i}`` stands for a block's number, the same on both sides.
+    """
+
+    model: str
+    origin: str
+    modules: Mapping[str, str]
+
+    def rename(self, name: str) -> str | None:
+        """Our name of the tensor ``name``, or None when this layout has no such module."""
+        module, _, parameter = name.rpartition(".")
+        number = re.search(r"\.(\d+)\.", module)
+        pattern = module
+        if number and module not in self.modules:
+            pattern = module.replace(number[0], ".{i}.", 1)
+        if pattern not in self.modules:
+            return None
+        ours = self.modules[pattern].format(i=number[1] if number else "")
+        return f"{ours}.{parameter}"
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "pan",
+        "the authors' code (zhaohengyuan1/PAN)",
+        {
+            "conv_first": "head",
+            "SCPA_trunk.{i}.conv1_a": "blocks.{i}.reduce_plain",
+            "SCPA_trunk.{i}.k1.0": "blocks.{i}.plain",
+            "SCPA_trunk.{i}.conv1_b": "blocks.{i}.reduce_attention",
+            "SCPA_trunk.{i}.PAConv.k2": "blocks.{i}.attention.gate",
+            "SCPA_trunk.{i}.PAConv.k3": "blocks.{i}.attention.features",
+            "SCPA_trunk.{i}.PAConv.k4": "blocks.{i}.attention.project",
+            "SCPA_trunk.{i}.conv3": "blocks.{i}.fuse",
+            "trunk_conv": "trunk_end",
+            "upconv1": "upsample.0.conv",
+            "att1.conv": "upsample.0.attention.gate",
+            "HRconv1": "upsample.0.refine",
+            "upconv2": "upsample.1.conv",
+            "att2.conv": "upsample.1.attention.gate",
+            "HRconv2": "upsample.1.refine",
+            "conv_last": "last",
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A state dict in our names. ``scales`` has several where the tensors fit several."""
+
+    model: str
+    scales: tuple[int, ...]
+    tensors: dict[str, Tensor]
+    origin: str
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors or PyTorch file by name, and its metadata (safetensors only).
+
+    The kind of file is told from its first bytes, not from its name. Checkpoints are opened with
+    ``weights_only=True``, unwrapped from the usual containers and freed of wrappers' prefixes.
+
+    Raises:
+        WeightsError: the file is missing, empty, damaged, of another kind or holds no state dict.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    if not start:
+        raise WeightsError(f"{path} is empty")
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    # A zip archive (PyTorch 1.6 and later) or a bare pickle (before).
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return _strip_prefixes(_unwrap(_read_checkpoint(path), path)), {}
+    raise WeightsError(
+        f"{path} is neither safetensors nor a PyTorch checkpoint (it starts with {start!r})"
+    )
+
+
+def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
+    """The network that ``tensors`` belong to. ``source`` names them in messages.
+
+    Raises:
+        WeightsError: no network has exactly these names and shapes; says how the closest differs.
+    """
+    best: tuple[float, str] = (-1.0, "")
+    for model, origin, renamed in _readings(tensors):
+        shapes = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
+        scales = tuple(s for s in MODELS[model].scales if expected_shapes(model, s) == shapes)
+        if scales:
+            return Recognised(model, scales, renamed, origin)
+        for scale in MODELS[model].scales:
+            expected = expected_shapes(model, scale)
+            same = sum(shapes.get(name) == shape for name, shape in expected.items())
+            likeness = same / max(len(expected), len(shapes))
+            if likeness > best[0]:
+                best = (likeness, f"{model} x{scale}: {difference(expected, shapes)}")
+    found = f"{len(tensors)} tensors, the first {_describe(tensors)}"
+    raise WeightsError(f"{source} fits no network ({found}); the closest is {best[1]}")
+
+
+def difference(expected: Shapes, found: Shapes) -> str:
+    """How two sets of names and shapes differ: missing, unexpected and misshapen in one clause."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} {_by(found[name])} instead of {_by(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    return "; ".join(f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds if names)
+
+
+@cache
+def expected_shapes(model: str, scale: int) -> Shapes:
+    """Every tensor's name and shape of our network, without allocating it."""
+    with torch.device("meta"):
+        state_dict = create_model(model, scale).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+
+def _readings(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+    """The tensors as each model would have them: in our names, then in each known layout."""
+    for model in MODELS:
+        yield model, "sruplift", dict(tensors)
+    for layout in LAYOUTS:
+        # Names that the layout lacks are kept: they show up as unexpected.
+        renamed = {layout.rename(name) or name: tensor for name, tensor in tensors.items()}
+        yield layout.model, layout.origin, renamed
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {_line(error)}") from error
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors")
+    return tensors, metadata
+
+
+def _read_checkpoint(path: Path) -> Any:
+    """What the file holds. ``weights_only`` refuses anything but tensors and plain containers."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch would warn of, the error below says
+            return torch.load(file, map_location="cpu", weights_only=True)
+    # A damaged pickle can fail in any way that Python can: the list of errors has no end.
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is not a checkpoint of plain tensors, or not whole: {_line(error)}"
+        ) from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict inside the containers that training code likes to put around it."""
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in CONTAINERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__} instead of a state dict")
+    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        raise WeightsError(
+            f"{path} holds no state dict: {_few(strange) or 'nothing'} where tensors should be"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return _strip_prefixes({n.removeprefix(prefix): t for n, t in tensors.items()})
+    return tensors
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> str:
+    name, tensor = next(iter(tensors.items()))
+    return f"{name} {_by(tuple(tensor.shape))}"
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
