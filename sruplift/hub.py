@@ -6,8 +6,10 @@ the call: the client alone reads them once, when it is first imported.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sruplift.errors import SrupliftError, WeightsError
@@ -37,17 +39,18 @@ def download(
             raise error(f"{filename} of {repo} is not in the cache, and HF_HUB_OFFLINE is set")
         return path
     try:
-        return Path(
-            hf_hub_download(
-                repo,
-                filename,
-                repo_type=repo_type,
-                revision=revision,
-                cache_dir=_cache_folder(),
-                endpoint=_endpoint(),
-                library_name="sruplift",
+        with _quiet_retries():
+            return Path(
+                hf_hub_download(
+                    repo,
+                    filename,
+                    repo_type=repo_type,
+                    revision=revision,
+                    cache_dir=_cache_folder(),
+                    endpoint=_endpoint(),
+                    library_name="sruplift",
+                )
             )
-        )
     # The client lets its HTTP library's errors through, and which library that is has changed
     # between its versions: no narrower list would be complete.
     except Exception as cause:
@@ -92,6 +95,22 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Keep the client from logging two lines for every attempt: the last failure is told once.
+
+    ``HF_HUB_VERBOSITY`` or ``HF_DEBUG`` bring the lines back.
+    """
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    if not (os.environ.get("HF_HUB_VERBOSITY") or os.environ.get("HF_DEBUG")):
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
@@ -130,6 +149,8 @@ def _reason(cause: BaseException) -> str:
         return f"the Hub answered {cause.response.status_code}"
     if type(cause).__name__ in {"ConnectError", "ConnectTimeout", "ReadTimeout"}:
         return f"the Hub cannot be reached ({_first_line(cause)})"
+    if type(cause).__name__ in {"RemoteProtocolError", "ReadError"}:
+        return f"the Hub broke off ({_first_line(cause)})"
     return _first_line(cause)
 
 
