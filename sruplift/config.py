@@ -1,0 +1,194 @@
+"""Training configs: TOML files, typed and validated.
+
+A config is found by name in ``sruplift/configs`` or by path; ``--set key=value`` changes single
+values. Unknown keys are refused with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from sruplift.errors import ConfigError, unknown_name
+
+try:
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+except ImportError as error:
+    raise ConfigError(
+        "training needs pydantic and accelerate: pip install 'sruplift[train]'"
+    ) from error
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Where images come from and how patches are cut."""
+
+    train: tuple[Path, ...] = ()
+    """Folders of HR images, searched recursively."""
+    validation: Path | None = None
+    """Folder of held-out HR images; without one, every 20th training image is held out."""
+    validation_images: int = Field(0, ge=0)
+    """How many of them to use, evenly spread; 0 means all."""
+    cache: Literal["auto", "device", "memory", "none"] = "auto"
+    """Decoded images on the training device, in main memory, or read again for each patch."""
+    workers: int = Field(2, ge=0)
+    """Loader processes when nothing is cached."""
+    patch_size: int = Field(48, ge=4)
+    """Edge of a training crop in LR pixels."""
+    batch_size: int = Field(16, ge=1)
+    """Patches in one step, over all processes."""
+
+
+class OptimizerConfig(_Strict):
+    """Which optimizer, and how its learning rate moves."""
+
+    name: Literal["adam", "muon"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    adam_learning_rate: float = Field(1e-3, gt=0)
+    """Muon only: of the parameters that it leaves to Adam."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    final_learning_rate: float = Field(1e-7, ge=0)
+    """Where each cosine cycle ends."""
+    warmup: int = Field(100, ge=0)
+    """Iterations of linear warm-up at the start of each cycle."""
+    cycles: int = Field(1, ge=1)
+    """Cosine cycles of equal length in the whole run."""
+    clip_norm: float = Field(0.0, ge=0)
+    """Largest gradient norm; 0 does not clip."""
+
+
+class Stage(_Strict):
+    """A part of the run with other settings: from the end of the stage before to ``until``."""
+
+    until: float = Field(gt=0, le=1)
+    """Where it ends, as a share of the iterations."""
+    patch_size: int | None = Field(None, ge=4)
+    batch_size: int | None = Field(None, ge=1)
+    loss: Literal["l1", "l2", "charbonnier"] | None = None
+
+
+class TrainConfig(_Strict):
+    """Everything that determines a training run, but for the device it runs on."""
+
+    model: str
+    scale: int
+    init: str | None = None
+    """Weights to start from: a file, or released ones by name (``pan_x2``). Of another scale:
+    every tensor of the same name and shape is taken over."""
+    seed: int = 0
+    iterations: int = Field(ge=1)
+    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    validate_every: int = Field(1000, ge=1)
+    log_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    stages: tuple[Stage, ...] = ()
+
+    @model_validator(mode="after")
+    def _stages_are_in_order(self) -> Self:
+        ends = [stage.until for stage in self.stages]
+        if ends != sorted(set(ends)):
+            raise ValueError("stages must end one after another (until must grow)")
+        return self
+
+    def stage_at(self, iteration: int) -> Stage:
+        """The patch size, batch size and loss at ``iteration`` (from 0), all filled in."""
+        chosen = next((s for s in self.stages if iteration < s.until * self.iterations), None)
+        return Stage(
+            until=chosen.until if chosen else 1.0,
+            patch_size=(chosen and chosen.patch_size) or self.data.patch_size,
+            batch_size=(chosen and chosen.batch_size) or self.data.batch_size,
+            loss=(chosen and chosen.loss) or self.loss,
+        )
+
+
+def config_names() -> list[str]:
+    """The configs that ship with sruplift."""
+    folder = resources.files("sruplift") / "configs"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name[-5:] == ".toml")
+
+
+def read_config(name_or_path: str, overrides: Iterable[str] = ()) -> TrainConfig:
+    """A config by name or path, with ``key=value`` overrides (dots go into tables).
+
+    Raises:
+        ConfigError: no such config, not TOML, or an unknown or invalid key.
+    """
+    values = _read_toml(name_or_path)
+    for override in overrides:
+        _apply_override(values, override)
+    return build_config(values)
+
+
+def build_config(values: dict[str, Any]) -> TrainConfig:
+    """The validated config of nested ``values``; ConfigError names the first wrong key."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(error))) from error
+
+
+def _read_toml(name_or_path: str) -> dict[str, Any]:
+    if name_or_path in config_names():
+        file = resources.files("sruplift") / "configs" / f"{name_or_path}.toml"
+        text = file.read_text(encoding="utf-8")
+    else:
+        path = Path(name_or_path)
+        if path.suffix != ".toml":
+            raise ConfigError(unknown_name("config", name_or_path, config_names()))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read config {path}: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {name_or_path} is not valid TOML: {error}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set takes key=value, not {override!r}")
+    *tables, last = key.strip().split(".")
+    table = values
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {name!r} is not a table")
+    try:
+        table[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = text
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield unknown_name("config key", key, _keys(TrainConfig))
+        elif key:
+            yield f"config key {key!r}: {problem['msg']} (got {problem['input']!r})"
+        else:
+            yield problem["msg"].removeprefix("Value error, ")
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a config, nested ones with dots."""
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _keys(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name

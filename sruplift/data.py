@@ -1,0 +1,261 @@
+"""Training pairs: random LR/HR patches of a folder of images.
+
+Which patches step ``n`` sees is a function of the seed and of the samples drawn before, not of a
+generator's state: a resumed run, a run on two processes and a run with a loader see the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sruplift.errors import DatasetError
+from sruplift.resize import bicubic
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"})
+HOLD_OUT = 20
+# LR pixels around a patch so that the degradation of a crop equals that of the whole image.
+MARGIN = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where a batch's patches lie, four vectors (B,): image, top, left in LR pixels, transform."""
+
+    image: Tensor
+    top: Tensor
+    left: Tensor
+    transform: Tensor
+
+    def shard(self, rank: int, processes: int) -> Samples:
+        """The part of one process of many."""
+        parts = (self.image, self.top, self.left, self.transform)
+        return Samples(*(part.tensor_split(processes)[rank] for part in parts))
+
+
+class Sampler:
+    """Draws patches: every image once an epoch, in an order and at places set by the seed."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], seed: int) -> None:
+        """``sizes``: LR (height, width) of each image."""
+        self.sizes = torch.tensor(sizes)
+        self.seed = seed
+
+    def draw(self, first: int, count: int, patch_size: int) -> Samples:
+        """The samples number ``first`` to ``first + count - 1`` of the run."""
+        images = torch.tensor([self._image(first + i) for i in range(count)])
+        generator = torch.Generator().manual_seed(_mix(self.seed, 1, first))
+        random = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        room = self.sizes[images].T - patch_size + 1
+        top, left = (random * room).long()
+        return Samples(images, top, left, torch.randint(8, (count,), generator=generator))
+
+    def _image(self, sample: int) -> int:
+        epoch, position = divmod(sample, len(self.sizes))
+        if getattr(self, "_epoch", None) != epoch:
+            generator = torch.Generator().manual_seed(_mix(self.seed, 2, epoch))
+            self._order = torch.randperm(len(self.sizes), generator=generator).tolist()
+            self._epoch = epoch
+        return int(self._order[position])
+
+
+class PatchCache:
+    """Decoded images and their LR versions, uint8, on one device; cuts batches there.
+
+    Images of any size lie one after another in a flat (pixels, 3) tensor, so that a batch is one
+    gather, flips and rotations included.
+    """
+
+    def __init__(self, files: Sequence[Path], scale: int, device: torch.device) -> None:
+        self.scale = scale
+        self.device = device
+        self.lr_sizes = read_lr_sizes(files, scale)
+        areas = torch.tensor([height * width for height, width in self.lr_sizes])
+        self._lr_start = (areas.cumsum(0) - areas).to(device)
+        self._lr_width = torch.tensor([width for _, width in self.lr_sizes], device=device)
+        total = int(areas.sum())
+        self._lr = torch.empty(total, 3, dtype=torch.uint8, device=device)
+        self._hr = torch.empty(total * scale**2, 3, dtype=torch.uint8, device=device)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            images = _in_order(pool, files)
+            for image, start, area in zip(images, self._lr_start, areas, strict=True):
+                hr = modcrop(image, scale).to(device)
+                lr = bicubic(hr, Fraction(1, scale))
+                begin, end = int(start), int(start + area)
+                self._lr[begin:end] = lr.permute(1, 2, 0).reshape(-1, 3)
+                self._hr[begin * scale**2 : end * scale**2] = hr.permute(1, 2, 0).reshape(-1, 3)
+
+    def batch(self, samples: Samples, patch_size: int) -> tuple[Tensor, Tensor]:
+        """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
+        image, top, left, transform = (
+            part.to(self.device)
+            for part in (samples.image, samples.top, samples.left, samples.transform)
+        )
+        start, width = self._lr_start[image], self._lr_width[image]
+        lr = _gather(self._lr, start, width, top, left, transform, patch_size)
+        s = self.scale
+        hr = _gather(self._hr, start * s * s, width * s, top * s, left * s, transform, patch_size * s)
+        return lr, hr
+
+
+class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """The same patches, each cut from its file when asked for: for data larger than memory.
+
+    An item is (image, top, left, transform, patch_size), as numbers.
+    """
+
+    def __init__(self, files: Sequence[Path], scale: int) -> None:
+        self.files = files
+        self.scale = scale
+        self.lr_sizes = read_lr_sizes(files, scale)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
+        image, top, left, transform, patch_size = item
+        s = self.scale
+        hr = modcrop(read_rgb(self.files[image]), s)
+        height, width = hr.shape[1] // s, hr.shape[2] // s
+        y0, x0 = max(top - MARGIN, 0), max(left - MARGIN, 0)
+        y1, x1 = min(top + patch_size + MARGIN, height), min(left + patch_size + MARGIN, width)
+        around = bicubic(hr[:, y0 * s : y1 * s, x0 * s : x1 * s], Fraction(1, s))
+        lr = around[:, top - y0 :, left - x0 :][:, :patch_size, :patch_size]
+        hr = hr[:, top * s : (top + patch_size) * s, left * s : (left + patch_size) * s]
+        return dihedral(lr, transform).contiguous(), dihedral(hr, transform).contiguous()
+
+
+def dihedral(image: Tensor, transform: int) -> Tensor:
+    """One of the 8 flips and rotations of a square (..., P, P) image."""
+    if transform & 4:
+        image = image.transpose(-2, -1)
+    if transform & 2:
+        image = image.flip(-1)
+    if transform & 1:
+        image = image.flip(-2)
+    return image
+
+
+def _gather(
+    pixels: Tensor,
+    start: Tensor,
+    width: Tensor,
+    top: Tensor,
+    left: Tensor,
+    transform: Tensor,
+    size: int,
+) -> Tensor:
+    """Patches (B, 3, size, size), float, from flat ``pixels``, transformed as ``dihedral`` does."""
+    steps = torch.arange(size, device=pixels.device)
+    y, x = steps[None, :, None], steps[None, None, :]
+    transform = transform[:, None, None]
+    y = torch.where((transform & 1).bool(), size - 1 - y, y)
+    x = torch.where((transform & 2).bool(), size - 1 - x, x)
+    turned = (transform & 4).bool()
+    rows, columns = torch.where(turned, x, y), torch.where(turned, y, x)
+    row_start = (start + top * width + left)[:, None, None]
+    patches = pixels[row_start + rows * width[:, None, None] + columns]
+    return patches.permute(0, 3, 1, 2).float().div_(255)
+
+
+def list_images(folders: Iterable[Path]) -> list[Path]:
+    """Every image below ``folders``, sorted; DatasetError when one holds none."""
+    files: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise DatasetError(f"no such folder of images: {folder}")
+        found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise DatasetError(f"no images in {folder}")
+        files += found
+    return files
+
+
+def hold_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Training and validation files: every 20th is held out, at least one.
+
+    Raises:
+        DatasetError: fewer than two images.
+    """
+    if len(files) < 2:
+        raise DatasetError("training needs at least two images, one of them held out to validate")
+    held = list(files[:: max(2, min(HOLD_OUT, len(files) - 1))])
+    return [file for file in files if file not in set(held)], held
+
+
+def usable(files: Sequence[Path], scale: int, patch_size: int) -> list[Path]:
+    """The images that are large enough for a patch; DatasetError when none is."""
+    sizes = read_lr_sizes(files, scale)
+    large = [f for f, size in zip(files, sizes, strict=True) if min(size) >= patch_size]
+    if not large:
+        edge = patch_size * scale
+        raise DatasetError(f"no training image is at least {edge}x{edge} pixels (patch_size * scale)")
+    return large
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """A sha256 of the images' contents, whatever their names and order."""
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def read_rgb(file: Path) -> Tensor:
+    """An image as (3, H, W) uint8; DatasetError names a file that cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"cannot read training image {file}: {error}") from error
+
+
+def read_lr_sizes(files: Sequence[Path], scale: int) -> list[tuple[int, int]]:
+    """LR (height, width) of each image, from the files' headers."""
+    sizes = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                sizes.append((image.height // scale, image.width // scale))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DatasetError(f"cannot read training image {file}: {error}") from error
+    return sizes
+
+
+def modcrop(image: Tensor, scale: int) -> Tensor:
+    """(..., H, W) cropped at the bottom and the right to multiples of ``scale``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale, : width - width % scale]
+
+
+def available_memory() -> int:
+    """Bytes of main memory that a program may still take."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return 4 * 1024**3
+
+
+def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[Tensor]:
+    """Decoded images in order, a few ahead: never all of them at once."""
+    ahead = 16
+    pending = [pool.submit(read_rgb, file) for file in files[:ahead]]
+    for file in files[ahead:]:
+        yield pending.pop(0).result()
+        pending.append(pool.submit(read_rgb, file))
+    for future in pending:
+        yield future.result()
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,123 @@
+"""Optimizers that PyTorch lacks in the form that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Coefficients of the quintic iteration whose fixed points are singular values near one.
+# Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+# An orthogonal update is rescaled to the root mean square of a typical Adam update, so that both
+# halves of the optimizer take learning rates of one kind (J. Liu et al., "Muon is Scalable for
+# LLM Training", 2025, section 2.2).
+UPDATE_RMS = 0.2
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised by Newton-Schulz for hidden convolutions, Adam for the rest.
+
+    A kernel (out, in, k, k) is updated as the matrix (out, in * k * k). Parameters that are no
+    kernels, and kernels from or to 3 channels (an image, not features), go to Adam.
+
+    Args:
+        parameters: the network's parameters.
+        learning_rate: of the orthogonalised updates (their root mean square is 0.2 times this).
+        adam_learning_rate: of the parameters that Adam updates.
+        momentum: Nesterov momentum of the orthogonalised updates.
+        betas: of Adam.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        adam_learning_rate: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        epsilon: float = 1e-8,
+    ) -> None:
+        everything = list(parameters)
+        hidden = [p for p in everything if is_hidden_kernel(p)]
+        rest = [p for p in everything if not is_hidden_kernel(p)]
+        groups = [
+            {"params": hidden, "lr": learning_rate, "orthogonal": True},
+            {"params": rest, "lr": adam_learning_rate, "orthogonal": False},
+        ]
+        defaults = {"momentum": momentum, "betas": betas, "epsilon": epsilon}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                self._step_orthogonal(parameters, group)
+            else:
+                self._step_adam(parameters, group)
+        return loss
+
+    def _step_orthogonal(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+        for parameter in parameters:
+            gradient = parameter.grad
+            assert gradient is not None
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum: Tensor = state["momentum"]
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            update = gradient.lerp(momentum, group["momentum"]).flatten(1)
+            by_shape.setdefault(tuple(update.shape), []).append((parameter, update))
+        for shape, members in by_shape.items():
+            directions = orthogonalise(torch.stack([update for _, update in members]))
+            step_size = group["lr"] * UPDATE_RMS * max(shape) ** 0.5
+            for (parameter, _), direction in zip(members, directions, strict=True):
+                parameter.sub_(direction.reshape(parameter.shape), alpha=step_size)
+
+    def _step_adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for parameter in parameters:
+            gradient = parameter.grad
+            assert gradient is not None
+            state = self.state[parameter]
+            if not state:
+                state["step"] = 0
+                state["mean"] = torch.zeros_like(parameter)
+                state["square"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            state["mean"].lerp_(gradient, 1 - beta1)
+            state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
+            step_size = group["lr"] / (1 - beta1 ** state["step"])
+            parameter.addcdiv_(
+                state["mean"], denominator.add_(group["epsilon"]), value=-step_size
+            )
+
+
+def is_hidden_kernel(parameter: Tensor) -> bool:
+    """Whether a parameter is a convolution kernel between features."""
+    return parameter.ndim == 4 and min(parameter.shape[0], parameter.shape[1]) > 3
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: (N, rows, columns) -> the same shape.
+
+    Singular values come out between about 0.7 and 1.2, which is all that the optimizer needs.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

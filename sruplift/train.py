@@ -1,0 +1,555 @@
+"""Training, from scratch or from weights that exist.
+
+The released weights were made by this module with the configs in ``sruplift/configs``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sruplift import data
+from sruplift.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_rng,
+    rng_state,
+    save_checkpoint,
+)
+from sruplift.config import TrainConfig
+from sruplift.errors import ConfigError, NumericalError, WeightsError
+from sruplift.metrics import psnr
+from sruplift.models import create_model
+from sruplift.optim import Muon
+from sruplift.resize import bicubic
+from sruplift.importer import read_tensors, recognise
+from sruplift.weights import find_weights, save_weights
+
+LOG_COLUMNS = (
+    "iteration",
+    "loss",
+    "learning_rate",
+    "patch_size",
+    "batch_size",
+    "iterations_per_second",
+    "seconds",
+    "val_psnr",
+)
+CHARBONNIER_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """What a progress display needs to know, once an iteration."""
+
+    iteration: int
+    iterations: int
+    loss: float
+    learning_rate: float
+    iterations_per_second: float
+    val_psnr: float | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: ``finished``, ``time`` (max_minutes) or ``signal``."""
+
+    reason: str
+    iteration: int
+    best_psnr: float
+    best_iteration: int
+    weights: Path
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    on_event: Callable[[TrainEvent], None] = lambda _: None,
+) -> TrainResult:
+    """Train as ``config`` says; weights, checkpoint and log go to the folder ``out``.
+
+    ``best.safetensors`` and ``last.safetensors`` hold the averaged weights (EMA) in float32,
+    ``checkpoint.pt`` all that ``resume`` needs, ``log.csv`` the history.
+
+    Raises:
+        ConfigError: unknown model or scale, no training data, ``resume`` with another config.
+        DatasetError: a folder without usable images.
+        NumericalError: the loss is not finite any more.
+    """
+    with _stop_on_sigterm() as stop:
+        trainer = Trainer(config, out, resume=resume)
+        return trainer.run(stop, max_minutes, on_event)
+
+
+class Trainer:
+    """One process's part of a run. ``accelerate launch`` starts several; alone it is all of it."""
+
+    def __init__(self, config: TrainConfig, out: Path, *, resume: bool = False) -> None:
+        self.config = config
+        self.out = out
+        self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
+        self.device = self.accelerator.device
+        self.main = self.accelerator.is_main_process
+        torch.manual_seed(config.seed)
+        files, validation_files = _split_files(config)
+        self.patches = Patches(config, files, self.device)
+        self.validation = Validation(config, validation_files, self.device)
+        self.fingerprint = data.fingerprint(files)
+
+        network = _create(config)
+        self.iteration = self.samples = self.best_iteration = 0
+        self.best_psnr = -math.inf
+        self.seconds = 0.0
+        self._log: list[dict[str, object]] = []
+        self.ema = deepcopy(network).to(self.device).requires_grad_(False).eval()
+        self.network = network.to(self.device)
+        if config.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+            self.ema = self.ema.to(memory_format=torch.channels_last)
+        self.optimizer = _optimizer(config, self.network)
+        if resume:
+            self._restore(load_checkpoint(out / "checkpoint.pt", self.device))
+        else:
+            self._start_afresh()
+        forward: nn.Module = self.accelerator.prepare(self.network)
+        self.forward = torch.compile(forward) if config.compile else forward
+
+    def run(
+        self,
+        stop: threading.Event,
+        max_minutes: float | None,
+        on_event: Callable[[TrainEvent], None],
+    ) -> TrainResult:
+        """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
+        began = time.monotonic()
+        config, reason = self.config, "finished"
+        window = Window()
+        batches = self.patches.batches(self.iteration, self.samples)
+        while self.iteration < config.iterations:
+            if self._agree(stop.is_set()):
+                reason = "signal"
+                break
+            if max_minutes and self._agree(time.monotonic() - began > max_minutes * 60):
+                reason = "time"
+                break
+            lr, hr, count = next(batches)
+            rate = learning_rate(config, self.iteration)
+            loss = self._step(lr, hr, rate)
+            self.iteration += 1
+            self.samples += count
+            self.seconds += window.add(loss)
+            self._bookkeeping(window, rate, on_event)
+        self._finish()
+        weights = self.out / ("best.safetensors" if self.best_iteration else "last.safetensors")
+        return TrainResult(reason, self.iteration, self.best_psnr, self.best_iteration, weights)
+
+    def _step(self, lr: Tensor, hr: Tensor, rate: float) -> Tensor:
+        config = self.config
+        base = config.optimizer.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate / base
+        if config.channels_last:
+            lr = lr.contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            sr = self.forward(lr)
+        loss = _loss(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if config.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip_norm)
+        self.optimizer.step()
+        # A young average follows the weights closely, or the start would stay in it for long.
+        decay = min(config.ema_decay, (1 + self.iteration) / (10 + self.iteration))
+        with torch.no_grad():
+            averages, weights = list(self.ema.parameters()), list(self.network.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+        return loss.detach()
+
+    def _bookkeeping(
+        self, window: Window, rate: float, on_event: Callable[[TrainEvent], None]
+    ) -> None:
+        config, iteration = self.config, self.iteration
+        last = iteration == config.iterations
+        value = self._validate() if last or iteration % config.validate_every == 0 else None
+        logged = last or iteration % config.log_every == 0
+        if logged or value is not None:
+            self._write_log(window, rate, value)
+            on_event(
+                TrainEvent(
+                    iteration, config.iterations, window.loss, rate, window.speed, value
+                )
+            )
+            window.reset()
+        if iteration % config.checkpoint_every == 0:
+            self._save()
+
+    def _validate(self) -> float:
+        """PSNR of the averaged weights; the best so far are kept."""
+        began = time.monotonic()
+        with self.accelerator.autocast():
+            value = self.validation.psnr(self.ema)
+        if self.main and value > self.best_psnr:
+            self.best_psnr, self.best_iteration = value, self.iteration
+            self._save_weights("best.safetensors", value)
+        self.seconds += time.monotonic() - began
+        return value
+
+    def _agree(self, flag: bool) -> bool:
+        """Whether any process says so: they must all stop at the same iteration."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def _write_log(self, window: Window, rate: float, value: float | None) -> None:
+        if not math.isfinite(window.loss):
+            raise NumericalError(
+                f"the loss is {window.loss} at iteration {self.iteration}: lower the learning"
+                " rate, or clip gradients (optimizer.clip_norm), and start again"
+            )
+        stage = self.config.stage_at(self.iteration - 1)
+        row = (
+            self.iteration,
+            f"{window.loss:.6f}",
+            f"{rate:.4g}",
+            stage.patch_size,
+            stage.batch_size,
+            f"{window.speed:.3f}",
+            f"{self.seconds:.0f}",
+            "" if value is None else f"{value:.4f}",
+        )
+        if self.main:
+            with (self.out / "log.csv").open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+
+    def _start_afresh(self) -> None:
+        if self.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if (self.out / "checkpoint.pt").exists():
+                raise ConfigError(
+                    f"{self.out} holds a run already: go on with --resume, or name another --out"
+                )
+            with (self.out / "log.csv").open("w", newline="") as file:
+                csv.writer(file).writerow(LOG_COLUMNS)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        _require_same_run(self.config, checkpoint.config)
+        self.iteration, self.samples = checkpoint.iteration, checkpoint.samples
+        self.seconds = checkpoint.seconds
+        self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
+        self.network.load_state_dict(checkpoint.model)
+        self.ema.load_state_dict(checkpoint.ema)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        restore_rng(checkpoint.rng)
+        if self.main:
+            _cut_log(self.out / "log.csv", self.iteration)
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        checkpoint = Checkpoint(
+            iteration=self.iteration,
+            samples=self.samples,
+            seconds=self.seconds,
+            config=self.config.model_dump(mode="json"),
+            model=self.network.state_dict(),
+            ema=self.ema.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            rng=rng_state(),
+            best_psnr=self.best_psnr,
+            best_iteration=self.best_iteration,
+        )
+        save_checkpoint(self.out / "checkpoint.pt", checkpoint)
+
+    def _finish(self) -> None:
+        self._save()
+        if self.main:
+            self._save_weights("last.safetensors", None)
+        self.accelerator.wait_for_everyone()
+
+    def _save_weights(self, name: str, value: float | None) -> None:
+        config = self.config
+        metadata = {
+            "iterations": self.iteration,
+            "samples": self.samples,
+            "data_fingerprint": self.fingerprint,
+            "init": config.init or "random",
+            "seed": config.seed,
+            "device": str(self.device),
+            "precision": self.accelerator.mixed_precision,
+            "val_psnr": "" if value is None else f"{value:.4f}",
+        }
+        save_weights(
+            self.out / name,
+            self.ema.state_dict(),
+            model=config.model,
+            scale=config.scale,
+            metadata=metadata,
+            dtype=torch.float32,
+        )
+
+
+class Patches:
+    """The endless stream of training batches, from a cache or from files."""
+
+    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        largest = max(
+            [config.data.patch_size, *(s.patch_size for s in config.stages if s.patch_size)]
+        )
+        self.files = data.usable(files, config.scale, largest)
+        place = _cache_place(config, self.files, device)
+        self.cache = data.PatchCache(self.files, config.scale, place) if place else None
+        sizes = data.read_lr_sizes(self.files, config.scale)
+        self.sampler = data.Sampler(sizes, config.seed)
+
+    def batches(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """LR and HR patches of this process on its device, and the size of the whole batch."""
+        if self.cache is None:
+            yield from self._from_files(iteration, samples)
+            return
+        for drawn, patch_size, count in self._draws(iteration, samples):
+            lr, hr = self.cache.batch(drawn, patch_size)
+            yield lr.to(self.device), hr.to(self.device), count
+
+    def _draws(self, iteration: int, samples: int) -> Iterator[tuple[data.Samples, int, int]]:
+        state = torch.distributed if torch.distributed.is_initialized() else None
+        rank, processes = (state.get_rank(), state.get_world_size()) if state else (0, 1)
+        while True:
+            stage = self.config.stage_at(iteration)
+            assert stage.batch_size
+            assert stage.patch_size
+            drawn = self.sampler.draw(samples, stage.batch_size, stage.patch_size)
+            yield drawn.shard(rank, processes), stage.patch_size, stage.batch_size
+            iteration += 1
+            samples += stage.batch_size
+
+    def _from_files(
+        self, iteration: int, samples: int
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        counts: list[int] = []
+
+        def items() -> Iterator[list[tuple[int, int, int, int, int]]]:
+            for drawn, patch_size, count in self._draws(iteration, samples):
+                counts.append(count)
+                columns = (drawn.image, drawn.top, drawn.left, drawn.transform)
+                rows = zip(*(column.tolist() for column in columns), strict=True)
+                yield [(*row, patch_size) for row in rows]
+
+        loader = torch.utils.data.DataLoader(
+            data.PatchFiles(self.files, self.config.scale),
+            batch_sampler=items(),  # type: ignore[arg-type]
+            num_workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for lr, hr in loader:
+            pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
+            yield pair[0], pair[1], counts.pop(0)
+
+
+class Validation:
+    """Held-out images, in memory: PSNR on Y as `eval` measures it, but at training precision."""
+
+    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
+        wanted = config.data.validation_images or len(files)
+        step = max(1, len(files) // wanted)
+        self.scale = config.scale
+        self.device = device
+        self.hr = [data.modcrop(data.read_rgb(f), self.scale) for f in files[::step][:wanted]]
+
+    @torch.no_grad()
+    def psnr(self, network: nn.Module) -> float:
+        """Mean PSNR in dB over the images."""
+        values = []
+        for hr in self.hr:
+            lr = bicubic(hr, size=(hr.shape[1] // self.scale, hr.shape[2] // self.scale))
+            batch = lr[None].to(self.device).float() / 255
+            sr = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu()
+            values.append(float(psnr(sr, hr[None].float() / 255, self.scale)))
+        return sum(values) / len(values)
+
+
+class Window:
+    """Mean loss and speed since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self.reset()
+
+    def add(self, loss: Tensor) -> float:
+        """Take in one iteration; returns the seconds since the one before."""
+        self._losses.append(loss)
+        now = time.monotonic()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def reset(self) -> None:
+        """Start the next line."""
+        self._losses: list[Tensor] = []
+        self._began = self._last = time.monotonic()
+
+    @property
+    def loss(self) -> float:
+        """Mean loss; reading it waits for the device, so not every iteration."""
+        return float(torch.stack(self._losses).mean()) if self._losses else math.nan
+
+    @property
+    def speed(self) -> float:
+        """Iterations per second."""
+        return len(self._losses) / max(self._last - self._began, 1e-9)
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """The rate of ``iteration`` (from 0): in each cycle a linear warm-up, then half a cosine."""
+    optimizer = config.optimizer
+    length = config.iterations / optimizer.cycles
+    position = iteration % length
+    low, high = optimizer.final_learning_rate, optimizer.learning_rate
+    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * position / length))
+    warmup = min(optimizer.warmup, length / 2)
+    return cosine * min(1.0, (position + 1) / warmup) if warmup else cosine
+
+
+def _loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
+    if name == "l1":
+        return F.l1_loss(sr, hr)
+    if name == "l2":
+        return F.mse_loss(sr, hr)
+    return ((sr - hr).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    options = config.optimizer
+    optimizer: torch.optim.Optimizer
+    if options.name == "muon":
+        optimizer = Muon(
+            network.parameters(),
+            options.learning_rate,
+            adam_learning_rate=options.adam_learning_rate,
+            betas=options.betas,
+        )
+    else:
+        optimizer = torch.optim.Adam(
+            network.parameters(), options.learning_rate, betas=options.betas
+        )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def _create(config: TrainConfig) -> nn.Module:
+    try:
+        network = create_model(config.model, config.scale)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.init is None:
+        return network
+    source = _init_tensors(config.init)
+    own = network.state_dict()
+    shared = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
+    if len(shared) < len(own) / 2:
+        raise WeightsError(
+            f"{config.init} shares only {len(shared)} of {len(own)} tensors with"
+            f" {config.model} x{config.scale}: it cannot be the start of this run"
+        )
+    network.load_state_dict(shared, strict=False)
+    return network
+
+
+def _init_tensors(init: str) -> dict[str, Tensor]:
+    """The tensors of a file, or of released weights named like ``pan_x2``."""
+    path = Path(init)
+    released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", init)
+    if released and not path.exists():
+        path = find_weights(released["model"], int(released["scale"])).path
+    return dict(recognise(read_tensors(path)[0], init).tensors)
+
+
+def _split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    if not config.data.train:
+        raise ConfigError("no training data: name folders of images with --data")
+    files = data.list_images(config.data.train)
+    if config.data.validation is None:
+        return data.hold_out(files)
+    return files, data.list_images([config.data.validation])
+
+
+def _cache_place(
+    config: TrainConfig, files: Sequence[Path], device: torch.device
+) -> torch.device | None:
+    """Where decoded images live; None: nowhere, they do not fit."""
+    if config.data.cache != "auto":
+        return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
+    pixels = sum(height * width for height, width in data.read_lr_sizes(files, config.scale))
+    needed = pixels * 3 * (1 + config.scale**2)
+    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
+        return device
+    return torch.device("cpu") if needed < data.available_memory() / 2 else None
+
+
+def _mixed_precision(precision: str) -> str:
+    if precision == "auto":
+        if torch.cuda.is_available():
+            return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    return "bf16" if precision == "bf16" else "no"
+
+
+def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
+    """A resumed run may change where data lies, not what is trained."""
+    now = config.model_dump(mode="json")
+    for key in now:
+        if key == "data":
+            same = all(
+                now[key][k] == before[key][k] for k in ("patch_size", "batch_size")
+            )
+        else:
+            same = now[key] == before.get(key)
+        if not same:
+            raise ConfigError(f"the run to resume has another {key!r}: {before.get(key)!r}")
+
+
+def _cut_log(path: Path, iteration: int) -> None:
+    """Drop the lines after the checkpoint: they will be written again."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = [rows[0], *(row for row in rows[1:] if int(row[0]) <= iteration)]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(kept)
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, in the main thread; elsewhere nobody can send it."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
