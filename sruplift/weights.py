@@ -46,6 +46,20 @@ class WeightsFile:
     source: str
 
 
+@dataclass(frozen=True)
+class IdentifiedWeights:
+    """What a file holds: tensors under our names, in the file's dtype, and its metadata.
+
+    ``origin`` says whose names the tensors had.
+    """
+
+    model: str
+    scale: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    origin: str
+
+
 def find_weights(model: str, scale: int, weights: str | Path | None = None) -> WeightsFile:
     """The file to load for ``model`` at ``scale``; downloads it when it is nowhere on this machine.
 
@@ -67,18 +81,32 @@ def find_weights(model: str, scale: int, weights: str | Path | None = None) -> W
     return WeightsFile(path, sha256_of(path), model, scale, "file")
 
 
+def identify(path: Path, model: str | None = None, scale: int | None = None) -> IdentifiedWeights:
+    """Read a file and tell what it holds; ``model`` and ``scale`` are what it is expected to be.
+
+    Raises:
+        UsageError: the tensors fit several scales and nothing says which.
+        WeightsError: the file is damaged, fits no network, or is not of ``model`` and ``scale``.
+    """
+    tensors, metadata = read_tensors(path)
+    found = recognise(tensors, str(path))
+    scales = _stated_scales(found, metadata, path)
+    holds = f"{found.model} {' or '.join(f'x{each}' for each in scales)}"
+    if (model or found.model) != found.model or (scale or scales[0]) not in scales:
+        asked = f"{model or found.model} x{scale}" if scale else str(model)
+        raise WeightsError(f"{path} holds weights of {holds}, not {asked}")
+    if scale is None and len(scales) > 1:
+        raise UsageError(f"{path} fits {holds} alike: say which with --scale")
+    return IdentifiedWeights(found.model, scale or scales[0], found.tensors, metadata, found.origin)
+
+
 def load_state_dict(file: WeightsFile) -> dict[str, Tensor]:
     """The file's tensors under our names, float32, checked against the file's model and scale.
 
     Raises:
         WeightsError: the file is damaged, or holds weights of another network or scale.
     """
-    tensors, metadata = read_tensors(file.path)
-    found = recognise(tensors, str(file.path))
-    scales = _stated_scales(found, metadata, file.path)
-    if found.model != file.model or file.scale not in scales:
-        holds = f"{found.model} {' or '.join(f'x{scale}' for scale in scales)}"
-        raise WeightsError(f"{file.path} holds weights of {holds}, not {file.model} x{file.scale}")
+    found = identify(file.path, file.model, file.scale)
     for name, tensor in found.tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{file.path} is damaged: {name} has values that are not finite")
@@ -130,12 +158,12 @@ def save_weights(
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{name} has values that {dtype} cannot hold; {path} is not written")
     described = {
+        **metadata,
         "format": "pt",
         "generator": f"sruplift {__version__}",
         "model": model,
         "scale": scale,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        **metadata,
     }
     text = {key: str(value) for key, value in described.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -151,32 +179,23 @@ def import_checkpoint(
         UsageError: the tensors fit several scales and ``scale`` does not say which.
         WeightsError: the file is damaged, fits no network, or is not of ``model`` and ``scale``.
     """
-    tensors, metadata = read_tensors(source)
-    found = recognise(tensors, str(source))
-    scales = _stated_scales(found, metadata, source)
-    holds = f"{found.model} {' or '.join(f'x{s}' for s in scales)}"
-    if (model or found.model) != found.model or (scale or scales[0]) not in scales:
-        stated = f"{model or found.model} x{scale}" if scale else str(model)
-        raise WeightsError(f"{source} holds weights of {holds}, not {stated}")
-    if scale is None and len(scales) > 1:
-        raise UsageError(f"{source} fits {holds} alike: say which with --scale")
-    described = {
-        **metadata,
+    found = identify(source, model, scale)
+    metadata = {
+        **found.metadata,
         "imported_from": source.name,
         "imported_sha256": sha256_of(source),
         "layout": found.origin,
-        "licence": metadata.get("licence", "that of the source file"),
+        "licence": found.metadata.get("licence", "that of the source file"),
     }
-    scale = scale or scales[0]
     save_weights(
         destination,
         found.tensors,
         model=found.model,
-        scale=scale,
-        metadata=described,
+        scale=found.scale,
+        metadata=metadata,
         dtype=torch.float32,
     )
-    return WeightsFile(destination, sha256_of(destination), found.model, scale, "file")
+    return WeightsFile(destination, sha256_of(destination), found.model, found.scale, "file")
 
 
 def _check_names(model: str, scale: int) -> None:

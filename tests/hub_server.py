@@ -70,8 +70,7 @@ class HubServer:
         self._revisions = {key: {"main": files} for key, files in self.repos.items()}
         self._faults: dict[str, Fault] = {}
         self._lock = Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(self)
         self._thread = Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._open = False
 
@@ -178,66 +177,74 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.file_download.time", quick)
 
 
-def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        # One request a connection: nothing is kept alive that would outlive `refuse`.
-        protocol_version = "HTTP/1.0"
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def do_HEAD(self) -> None:
-            self._answer()
+    def __init__(self, hub: HubServer) -> None:
+        self.hub = hub
+        super().__init__(("127.0.0.1", 0), _Handler)
 
-        def do_GET(self) -> None:
-            self._answer()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing: the requests are recorded."""
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
 
-        def _answer(self) -> None:
-            match = _RESOLVE.fullmatch(unquote(urlsplit(self.path).path))
-            if match is None:
-                return self._error(404, "")
-            prefix, name, revision, file = match.groups()
-            wanted = self.headers.get("Range")
-            hub.requests.append(Request(self.command, revision, file, wanted))
-            repo = f"{_PREFIXES[prefix]}/{name}"
-            files, commit = hub.find(repo, revision)
-            fault = hub.take_fault(self.command, file)
-            if fault.status is not None:
-                return self._error(fault.status, "EntryNotFound" if fault.status == 404 else "")
-            if files is None:
-                known = repo in hub.repos
-                return self._error(404, "RevisionNotFound" if known else "RepoNotFound")
-            if file not in files:
-                return self._error(404, "EntryNotFound", commit)
-            return self._send(files[file], commit, fault, wanted)
+    # One request a connection: nothing is kept alive that would outlive `refuse`.
+    protocol_version = "HTTP/1.0"
 
-        def _send(self, content: bytes, commit: str, fault: Fault, wanted: str | None) -> None:
-            start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
-            body = content[start:]
-            self.send_response(206 if wanted else 200)
-            if wanted:
-                span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-                self.send_header("Content-Range", span)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing: the requests are recorded."""
+
+    def _answer(self) -> None:
+        hub = self.server.hub
+        match = _RESOLVE.fullmatch(unquote(urlsplit(self.path).path))
+        if match is None:
+            return self._error(404, "")
+        prefix, name, revision, file = match.groups()
+        wanted = self.headers.get("Range")
+        hub.requests.append(Request(self.command, revision, file, wanted))
+        repo = f"{_PREFIXES[prefix]}/{name}"
+        files, commit = hub.find(repo, revision)
+        fault = hub.take_fault(self.command, file)
+        if fault.status is not None:
+            return self._error(fault.status, "EntryNotFound" if fault.status == 404 else "")
+        if files is None:
+            known = repo in hub.repos
+            return self._error(404, "RevisionNotFound" if known else "RepoNotFound")
+        if file not in files:
+            return self._error(404, "EntryNotFound", commit)
+        return self._send(files[file], commit, fault, wanted)
+
+    def _send(self, content: bytes, commit: str, fault: Fault, wanted: str | None) -> None:
+        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
+        body = content[start:]
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", span)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault.corrupt and start == 0:
+            body = bytes([body[0] ^ 0xFF]) + body[1:]
+        if fault.truncate is not None and fault.truncate < len(body):
+            body = body[: fault.truncate]
+        self.wfile.write(body)
+
+    def _error(self, status: int, code: str, commit: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        if code:
+            self.send_header("X-Error-Code", code)
+        if commit:
             self.send_header("X-Repo-Commit", commit)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if fault.corrupt and start == 0:
-                body = bytes([body[0] ^ 0xFF]) + body[1:]
-            if fault.truncate is not None and fault.truncate < len(body):
-                body = body[: fault.truncate]
-            self.wfile.write(body)
-
-        def _error(self, status: int, code: str, commit: str = "") -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            if code:
-                self.send_header("X-Error-Code", code)
-            if commit:
-                self.send_header("X-Repo-Commit", commit)
-            self.end_headers()
-
-    return Handler
+        self.end_headers()

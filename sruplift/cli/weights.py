@@ -1,0 +1,103 @@
+"""``sruplift weights``: import, verify, and make weights part of a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sruplift.errors import WeightsError
+
+app = typer.Typer(
+    help="Import, verify and release weights.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help=".pth, .pt or .safetensors.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: FILE with the suffix .safetensors."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The network; told from the file if absent.")
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", help="The scale; told from the file if absent.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Convert a checkpoint of the authors' code to safetensors that `--weights` takes."""
+    from sruplift.weights import import_checkpoint
+
+    output = output or source.with_suffix(".safetensors")
+    if output.exists() and not overwrite:
+        raise WeightsError(f"{output} exists: name another with -o, or replace it with --overwrite")
+    made = import_checkpoint(source, output, model, scale)
+    typer.echo(f"{output}: {made.model} x{made.scale}, sha256 {made.sha256}", err=True)
+
+
+@app.command()
+def verify() -> None:
+    """Check every bundled and cached file of released weights against its sha256."""
+    from sruplift.inventory import local_files
+    from sruplift.manifest import read_manifest
+
+    manifest = read_manifest()
+    damaged = []
+    for entry in manifest.weights:
+        files = local_files(manifest, entry)
+        if not files:
+            typer.echo(f"not here  {entry.file}")
+        for file in files:
+            intact = file.is_intact()
+            typer.echo(f"{'ok' if intact else 'DAMAGED':<8}  {file.source:<7}  {file.path}")
+            if not intact:
+                damaged.append(str(file.path))
+    if damaged:
+        raise WeightsError(f"not what was released: {', '.join(damaged)}")
+
+
+@app.command()
+def pack(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="A training run's folder, or its weights.")
+    ],
+    training_data: Annotated[str, typer.Option(help="One sentence: which images.")],
+    command: Annotated[str, typer.Option(help="The command that trained the weights.")],
+    config: Annotated[
+        str | None, typer.Option(help="The training config's name; default: MODEL_xSCALE.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="In all runs together; default: what the file says.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Default: what the file says.")] = None,
+    licence: Annotated[str, typer.Option(help="The licence of the weights.")] = "Apache-2.0",
+) -> None:
+    """Make trained weights part of the package: an fp16 file and its entry in the manifest."""
+    from sruplift.release import Provenance, pack
+
+    facts = Provenance(training_data, command, licence, config, iterations, device)
+    entry = pack(source, facts)
+    typer.echo(f"{entry.bundled_path}: {entry.size:,} bytes, sha256 {entry.sha256}", err=True)
+
+
+@app.command()
+def record(
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT…", help="Made by `sruplift eval --json`.")
+    ],
+    command: Annotated[
+        str | None, typer.Option(help="The command that measured; default: as the reports say.")
+    ] = None,
+) -> None:
+    """Enter measurements of the packed weights in the manifest."""
+    from sruplift.release import record
+
+    for entry in record(reports, command):
+        means = ", ".join(f"{name} {m.psnr_y:.2f} dB" for name, m in entry.metrics.items())
+        typer.echo(f"{entry.model} x{entry.scale}: {means}", err=True)

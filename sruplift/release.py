@@ -1,0 +1,141 @@
+"""Making weights part of a release: the packed file, its manifest entry, and its measurements.
+
+Two steps, so that what is measured is the very file that is released:
+``pack`` writes the fp16 file and its entry, ``record`` adds what ``sruplift eval --json`` measured
+with it. Benchmarks are in the manifest alone: in the file they would change its own sha256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sruplift.errors import WeightsError
+from sruplift.manifest import (
+    Metrics,
+    WeightsEntry,
+    pretrained_folder,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
+from sruplift.weights import IdentifiedWeights, identify, save_weights
+
+BEST_NAME = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from. None is taken from what training wrote into the file.
+
+    ``training_data`` is a sentence about the images, ``command`` what was run, ``iterations`` the
+    total over all runs that led to the weights.
+    """
+
+    training_data: str
+    command: str
+    licence: str = "Apache-2.0"
+    config: str | None = None
+    iterations: int | None = None
+    device: str | None = None
+
+
+def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> WeightsEntry:
+    """Convert a training run's weights to fp16 in the package and enter them in the manifest.
+
+    ``source`` is the file, or the run's folder with ``best.safetensors``. Measurements that the
+    manifest has of the same bytes are kept; those of other bytes are dropped.
+
+    Raises:
+        WeightsError: the weights are damaged, were imported from elsewhere (their licence is not
+            ours to give), or nothing says how long they were trained.
+    """
+    source = source / BEST_NAME if source.is_dir() else source
+    found = identify(source)
+    if "imported_from" in found.metadata:
+        origin = found.metadata["imported_from"]
+        raise WeightsError(f"{source} was imported from {origin}: it cannot be released as ours")
+    facts = _facts(found, provenance, source)
+    path = (folder or pretrained_folder()) / f"{found.model}_x{found.scale}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {**found.metadata, **facts}
+    save_weights(path, found.tensors, model=found.model, scale=found.scale, metadata=metadata)
+    entry = WeightsEntry(
+        model=found.model,
+        scale=found.scale,
+        file=path.name,
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+        parameters=sum(tensor.numel() for tensor in found.tensors.values()),
+        **facts,
+    )
+    return _enter(entry)
+
+
+def record(reports: Sequence[Path], command: str | None = None) -> list[WeightsEntry]:
+    """Enter the benchmarks' means from reports of ``sruplift eval --json`` in the manifest.
+
+    Raises:
+        WeightsError: a report cannot be read, or was made with other weights than the manifest's.
+    """
+    return [_record_one(report, command) for report in reports]
+
+
+def _record_one(report: Path, command: str | None) -> WeightsEntry:
+    try:
+        data = json.loads(report.read_text(encoding="utf-8"))
+        entry = read_manifest().find(data["model"], data["scale"])
+        measured = {each["name"]: _means(each["mean"]) for each in data["datasets"]}
+        sha256 = str(data["weights"]["sha256"])
+    except OSError as error:
+        raise WeightsError(f"cannot read {report}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{report} is not a report of `sruplift eval --json`: {error}"
+        ) from error
+    if sha256 != entry.sha256:
+        raise WeightsError(
+            f"{report} was made with other weights (sha256 {sha256[:12]}…) than those of"
+            f" {entry.model} x{entry.scale} in the manifest ({entry.sha256[:12]}…)"
+        )
+    metrics = {**entry.metrics, **measured}
+    datasets = " ".join(f"--dataset {name}" for name in metrics)
+    made_by = f"sruplift eval --model {entry.model} --scale {entry.scale} {datasets}"
+    return _enter(dataclasses.replace(entry, metrics=metrics, metrics_command=command or made_by))
+
+
+def _enter(entry: WeightsEntry) -> WeightsEntry:
+    manifest = read_manifest()
+    old = [e for e in manifest.weights if e.sha256 == entry.sha256 and e.file == entry.file]
+    if old and not entry.metrics:
+        kept = old[0]
+        entry = dataclasses.replace(
+            entry, metrics=kept.metrics, metrics_command=kept.metrics_command
+        )
+    write_manifest(manifest.with_entry(entry))
+    return entry
+
+
+def _facts(found: IdentifiedWeights, provenance: Provenance, source: Path) -> dict[str, Any]:
+    """What the packed file and the manifest both say."""
+    iterations = provenance.iterations or int(found.metadata.get("iterations") or 0)
+    if not iterations:
+        raise WeightsError(f"{source} does not say how long it was trained: use --iterations")
+    fingerprint = found.metadata.get("data_fingerprint")
+    images = provenance.training_data
+    return {
+        "licence": provenance.licence,
+        "config": provenance.config or f"{found.model}_x{found.scale}",
+        "training_data": f"{images} (fingerprint {fingerprint})" if fingerprint else images,
+        "iterations": iterations,
+        "device": provenance.device or found.metadata.get("device", "unknown"),
+        "command": provenance.command,
+    }
+
+
+def _means(mean: dict[str, float]) -> Metrics:
+    return Metrics(psnr_y=round(mean["psnr_y"], 4), ssim_y=round(mean["ssim_y"], 5))
