@@ -128,20 +128,13 @@ def manifest_path() -> Path:
     return inside if inside.is_file() else _PACKAGE.parent / MANIFEST_NAME
 
 
-@functools.cache
 def read_manifest(path: Path | None = None) -> Manifest:
     """The manifest at ``path`` (the project's own by default), read once per process.
 
     Raises:
         WeightsError: the file is missing, not JSON, or not laid out as a manifest.
     """
-    path = path or manifest_path()
-    try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} is not a weights manifest: {error}") from error
+    return _read(path or manifest_path())
 
 
 def write_manifest(manifest: Manifest, path: Path | None = None) -> None:
@@ -154,7 +147,7 @@ def write_manifest(manifest: Manifest, path: Path | None = None) -> None:
     data = {"format": FORMAT, **dataclasses.asdict(manifest)}
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode("utf-8"))
-    read_manifest.cache_clear()
+    _read.cache_clear()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -199,6 +192,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@functools.cache
+def _read(path: Path) -> Manifest:
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is not a weights manifest: {error}") from error
 
 
 def _parse(data: Any) -> Manifest:

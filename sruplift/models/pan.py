@@ -79,13 +79,14 @@ class PAN(nn.Module):
     """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped.
 
     ``receptive_field`` is the number of LR pixels on each side that can reach an output pixel:
-    1 (head) + 2 a block + 1 (trunk end) + 2 (tail, whose taps lie on the enlarged grid).
+    1 (head) + 2 a block + 1 (trunk end) + the tail's: its taps lie on the enlarged grid, where x3's
+    three convolutions reach one LR pixel, x2's three and x4's five reach into a second.
     """
 
     def __init__(self, config: PANConfig) -> None:
         super().__init__()
         self.config = config
-        self.receptive_field = 2 * config.num_blocks + 4
+        self.receptive_field = 2 * config.num_blocks + (3 if config.scale == 3 else 4)
         features, narrow = config.num_features, config.num_upsampling_features
         self.head = conv(3, features, 3)
         self.blocks = nn.Sequential(*(SCPA(features) for _ in range(config.num_blocks)))
