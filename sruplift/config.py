@@ -7,7 +7,7 @@ values. Unknown keys are refused with the nearest valid one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -101,6 +101,15 @@ class TrainConfig(_Strict):
         if ends != sorted(set(ends)):
             raise ValueError("stages must end one after another (until must grow)")
         return self
+
+    def with_data(self, train: Sequence[Path], validation: Path | None) -> Self:
+        """The same with other folders, where they are given."""
+        changes: dict[str, object] = {}
+        if train:
+            changes["train"] = tuple(train)
+        if validation is not None:
+            changes["validation"] = validation
+        return self.model_copy(update={"data": self.data.model_copy(update=changes)})
 
     def stage_at(self, iteration: int) -> Stage:
         """The patch size, batch size and loss at ``iteration`` (from 0), all filled in."""

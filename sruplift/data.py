@@ -103,7 +103,9 @@ class PatchCache:
         start, width = self._lr_start[image], self._lr_width[image]
         lr = _gather(self._lr, start, width, top, left, transform, patch_size)
         s = self.scale
-        hr = _gather(self._hr, start * s * s, width * s, top * s, left * s, transform, patch_size * s)
+        hr = _gather(
+            self._hr, start * s * s, width * s, top * s, left * s, transform, patch_size * s
+        )
         return lr, hr
 
 
@@ -198,7 +200,9 @@ def usable(files: Sequence[Path], scale: int, patch_size: int) -> list[Path]:
     large = [f for f, size in zip(files, sizes, strict=True) if min(size) >= patch_size]
     if not large:
         edge = patch_size * scale
-        raise DatasetError(f"no training image is at least {edge}x{edge} pixels (patch_size * scale)")
+        raise DatasetError(
+            f"no training image is at least {edge}x{edge} pixels (patch_size * scale)"
+        )
     return large
 
 

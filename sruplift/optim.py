@@ -97,9 +97,7 @@ class Muon(torch.optim.Optimizer):
             state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
             step_size = group["lr"] / (1 - beta1 ** state["step"])
-            parameter.addcdiv_(
-                state["mean"], denominator.add_(group["epsilon"]), value=-step_size
-            )
+            parameter.addcdiv_(state["mean"], denominator.add_(group["epsilon"]), value=-step_size)
 
 
 def is_hidden_kernel(parameter: Tensor) -> bool:

@@ -83,7 +83,7 @@ def _resize_axis(image: Tensor, axis: int, length: int, scale: float, antialias:
 def contributions(
     in_length: int, out_length: int, scale: float, antialias: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Weights (out_length, taps), float64, and the input indices (out_length, taps) they go with."""
+    """Weights and input indices of each output pixel, both (out_length, taps); float64, int64."""
     kernel_scale = min(scale, 1.0) if antialias else 1.0
     kernel_width = KERNEL_WIDTH / kernel_scale
     # Output pixel centres on the input's grid, counting from 1 as MATLAB does.

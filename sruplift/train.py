@@ -5,13 +5,12 @@ The released weights were made by this module with the configs in ``sruplift/con
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sruplift import data
 from sruplift.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -33,37 +31,16 @@ from sruplift.checkpoint import (
     save_checkpoint,
 )
 from sruplift.config import TrainConfig
+from sruplift.data import fingerprint
 from sruplift.errors import ConfigError, NumericalError, WeightsError
-from sruplift.metrics import psnr
+from sruplift.importer import read_tensors, recognise
+from sruplift.loader import Patches, Validation, split_files
 from sruplift.models import create_model
 from sruplift.optim import Muon
-from sruplift.resize import bicubic
-from sruplift.importer import read_tensors, recognise
+from sruplift.runlog import LogRow, RunLog, Window
 from sruplift.weights import find_weights, save_weights
 
-LOG_COLUMNS = (
-    "iteration",
-    "loss",
-    "learning_rate",
-    "patch_size",
-    "batch_size",
-    "iterations_per_second",
-    "seconds",
-    "val_psnr",
-)
 CHARBONNIER_EPSILON = 1e-3
-
-
-@dataclass(frozen=True)
-class TrainEvent:
-    """What a progress display needs to know, once an iteration."""
-
-    iteration: int
-    iterations: int
-    loss: float
-    learning_rate: float
-    iterations_per_second: float
-    val_psnr: float | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +60,7 @@ def train(
     *,
     resume: bool = False,
     max_minutes: float | None = None,
-    on_event: Callable[[TrainEvent], None] = lambda _: None,
+    on_row: Callable[[LogRow], None] = lambda _: None,
 ) -> TrainResult:
     """Train as ``config`` says; weights, checkpoint and log go to the folder ``out``.
 
@@ -97,7 +74,7 @@ def train(
     """
     with _stop_on_sigterm() as stop:
         trainer = Trainer(config, out, resume=resume)
-        return trainer.run(stop, max_minutes, on_event)
+        return trainer.run(stop, max_minutes, on_row)
 
 
 class Trainer:
@@ -109,26 +86,30 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
+        if self.main:
+            _require_folder(out)
+            self.log = RunLog(out)
         torch.manual_seed(config.seed)
-        files, validation_files = _split_files(config)
-        self.patches = Patches(config, files, self.device)
+        files, validation_files = split_files(config)
+        processes = self.accelerator.num_processes
+        rank = self.accelerator.process_index
+        self.patches = Patches(config, files, self.device, rank, processes)
         self.validation = Validation(config, validation_files, self.device)
-        self.fingerprint = data.fingerprint(files)
+        self.fingerprint = fingerprint(files)
 
         network = _create(config)
         self.iteration = self.samples = self.best_iteration = 0
         self.best_psnr = -math.inf
         self.seconds = 0.0
-        self._log: list[dict[str, object]] = []
         self.ema = deepcopy(network).to(self.device).requires_grad_(False).eval()
         self.network = network.to(self.device)
         if config.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
-            self.ema = self.ema.to(memory_format=torch.channels_last)
+            for module in (self.network, self.ema):
+                nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
         self.optimizer = _optimizer(config, self.network)
         if resume:
             self._restore(load_checkpoint(out / "checkpoint.pt", self.device))
-        else:
+        elif self.main:
             self._start_afresh()
         forward: nn.Module = self.accelerator.prepare(self.network)
         self.forward = torch.compile(forward) if config.compile else forward
@@ -137,7 +118,7 @@ class Trainer:
         self,
         stop: threading.Event,
         max_minutes: float | None,
-        on_event: Callable[[TrainEvent], None],
+        on_row: Callable[[LogRow], None],
     ) -> TrainResult:
         """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
         began = time.monotonic()
@@ -157,7 +138,7 @@ class Trainer:
             self.iteration += 1
             self.samples += count
             self.seconds += window.add(loss)
-            self._bookkeeping(window, rate, on_event)
+            self._bookkeeping(window, rate, on_row)
         self._finish()
         weights = self.out / ("best.safetensors" if self.best_iteration else "last.safetensors")
         return TrainResult(reason, self.iteration, self.best_psnr, self.best_iteration, weights)
@@ -180,26 +161,24 @@ class Trainer:
         # A young average follows the weights closely, or the start would stay in it for long.
         decay = min(config.ema_decay, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():
-            averages, weights = list(self.ema.parameters()), list(self.network.parameters())
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.network.parameters())
             torch._foreach_lerp_(averages, weights, 1 - decay)
         return loss.detach()
 
-    def _bookkeeping(
-        self, window: Window, rate: float, on_event: Callable[[TrainEvent], None]
-    ) -> None:
+    def _bookkeeping(self, window: Window, rate: float, on_row: Callable[[LogRow], None]) -> None:
         config, iteration = self.config, self.iteration
         last = iteration == config.iterations
-        value = self._validate() if last or iteration % config.validate_every == 0 else None
+        due = last or iteration % config.validate_every == 0
+        value = self._validate() if due and self.main else None
         logged = last or iteration % config.log_every == 0
-        if logged or value is not None:
-            self._write_log(window, rate, value)
-            on_event(
-                TrainEvent(
-                    iteration, config.iterations, window.loss, rate, window.speed, value
-                )
-            )
+        if logged or due:
+            row = self._log_row(window, rate, value)
+            if self.main:
+                self.log.write(row)
+                on_row(row)
             window.reset()
-        if iteration % config.checkpoint_every == 0:
+        if self.main and iteration % config.checkpoint_every == 0:
             self._save()
 
     def _validate(self) -> float:
@@ -207,7 +186,7 @@ class Trainer:
         began = time.monotonic()
         with self.accelerator.autocast():
             value = self.validation.psnr(self.ema)
-        if self.main and value > self.best_psnr:
+        if value > self.best_psnr:
             self.best_psnr, self.best_iteration = value, self.iteration
             self._save_weights("best.safetensors", value)
         self.seconds += time.monotonic() - began
@@ -219,36 +198,30 @@ class Trainer:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
 
-    def _write_log(self, window: Window, rate: float, value: float | None) -> None:
+    def _log_row(self, window: Window, rate: float, value: float | None) -> LogRow:
         if not math.isfinite(window.loss):
             raise NumericalError(
                 f"the loss is {window.loss} at iteration {self.iteration}: lower the learning"
                 " rate, or clip gradients (optimizer.clip_norm), and start again"
             )
         stage = self.config.stage_at(self.iteration - 1)
-        row = (
-            self.iteration,
-            f"{window.loss:.6f}",
-            f"{rate:.4g}",
-            stage.patch_size,
-            stage.batch_size,
-            f"{window.speed:.3f}",
-            f"{self.seconds:.0f}",
-            "" if value is None else f"{value:.4f}",
+        return LogRow(
+            iteration=self.iteration,
+            loss=window.loss,
+            learning_rate=rate,
+            patch_size=stage.patch_size or 0,
+            batch_size=stage.batch_size or 0,
+            iterations_per_second=window.speed,
+            seconds=round(self.seconds, 1),
+            val_psnr=value,
         )
-        if self.main:
-            with (self.out / "log.csv").open("a", newline="") as file:
-                csv.writer(file).writerow(row)
 
     def _start_afresh(self) -> None:
-        if self.main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if (self.out / "checkpoint.pt").exists():
-                raise ConfigError(
-                    f"{self.out} holds a run already: go on with --resume, or name another --out"
-                )
-            with (self.out / "log.csv").open("w", newline="") as file:
-                csv.writer(file).writerow(LOG_COLUMNS)
+        if (self.out / "checkpoint.pt").exists():
+            raise ConfigError(
+                f"{self.out} holds a run already: go on with --resume, or name another --out"
+            )
+        self.log.start()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         _require_same_run(self.config, checkpoint.config)
@@ -260,11 +233,9 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         restore_rng(checkpoint.rng)
         if self.main:
-            _cut_log(self.out / "log.csv", self.iteration)
+            self.log.cut(self.iteration)
 
     def _save(self) -> None:
-        if not self.main:
-            return
         checkpoint = Checkpoint(
             iteration=self.iteration,
             samples=self.samples,
@@ -280,8 +251,8 @@ class Trainer:
         save_checkpoint(self.out / "checkpoint.pt", checkpoint)
 
     def _finish(self) -> None:
-        self._save()
         if self.main:
+            self._save()
             self._save_weights("last.safetensors", None)
         self.accelerator.wait_for_everyone()
 
@@ -305,117 +276,6 @@ class Trainer:
             metadata=metadata,
             dtype=torch.float32,
         )
-
-
-class Patches:
-    """The endless stream of training batches, from a cache or from files."""
-
-    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        largest = max(
-            [config.data.patch_size, *(s.patch_size for s in config.stages if s.patch_size)]
-        )
-        self.files = data.usable(files, config.scale, largest)
-        place = _cache_place(config, self.files, device)
-        self.cache = data.PatchCache(self.files, config.scale, place) if place else None
-        sizes = data.read_lr_sizes(self.files, config.scale)
-        self.sampler = data.Sampler(sizes, config.seed)
-
-    def batches(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """LR and HR patches of this process on its device, and the size of the whole batch."""
-        if self.cache is None:
-            yield from self._from_files(iteration, samples)
-            return
-        for drawn, patch_size, count in self._draws(iteration, samples):
-            lr, hr = self.cache.batch(drawn, patch_size)
-            yield lr.to(self.device), hr.to(self.device), count
-
-    def _draws(self, iteration: int, samples: int) -> Iterator[tuple[data.Samples, int, int]]:
-        state = torch.distributed if torch.distributed.is_initialized() else None
-        rank, processes = (state.get_rank(), state.get_world_size()) if state else (0, 1)
-        while True:
-            stage = self.config.stage_at(iteration)
-            assert stage.batch_size
-            assert stage.patch_size
-            drawn = self.sampler.draw(samples, stage.batch_size, stage.patch_size)
-            yield drawn.shard(rank, processes), stage.patch_size, stage.batch_size
-            iteration += 1
-            samples += stage.batch_size
-
-    def _from_files(
-        self, iteration: int, samples: int
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        counts: list[int] = []
-
-        def items() -> Iterator[list[tuple[int, int, int, int, int]]]:
-            for drawn, patch_size, count in self._draws(iteration, samples):
-                counts.append(count)
-                columns = (drawn.image, drawn.top, drawn.left, drawn.transform)
-                rows = zip(*(column.tolist() for column in columns), strict=True)
-                yield [(*row, patch_size) for row in rows]
-
-        loader = torch.utils.data.DataLoader(
-            data.PatchFiles(self.files, self.config.scale),
-            batch_sampler=items(),  # type: ignore[arg-type]
-            num_workers=self.config.data.workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        for lr, hr in loader:
-            pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
-            yield pair[0], pair[1], counts.pop(0)
-
-
-class Validation:
-    """Held-out images, in memory: PSNR on Y as `eval` measures it, but at training precision."""
-
-    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
-        wanted = config.data.validation_images or len(files)
-        step = max(1, len(files) // wanted)
-        self.scale = config.scale
-        self.device = device
-        self.hr = [data.modcrop(data.read_rgb(f), self.scale) for f in files[::step][:wanted]]
-
-    @torch.no_grad()
-    def psnr(self, network: nn.Module) -> float:
-        """Mean PSNR in dB over the images."""
-        values = []
-        for hr in self.hr:
-            lr = bicubic(hr, size=(hr.shape[1] // self.scale, hr.shape[2] // self.scale))
-            batch = lr[None].to(self.device).float() / 255
-            sr = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu()
-            values.append(float(psnr(sr, hr[None].float() / 255, self.scale)))
-        return sum(values) / len(values)
-
-
-class Window:
-    """Mean loss and speed since the last line of the log."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self.reset()
-
-    def add(self, loss: Tensor) -> float:
-        """Take in one iteration; returns the seconds since the one before."""
-        self._losses.append(loss)
-        now = time.monotonic()
-        passed, self._last = now - self._last, now
-        return passed
-
-    def reset(self) -> None:
-        """Start the next line."""
-        self._losses: list[Tensor] = []
-        self._began = self._last = time.monotonic()
-
-    @property
-    def loss(self) -> float:
-        """Mean loss; reading it waits for the device, so not every iteration."""
-        return float(torch.stack(self._losses).mean()) if self._losses else math.nan
-
-    @property
-    def speed(self) -> float:
-        """Iterations per second."""
-        return len(self._losses) / max(self._last - self._began, 1e-9)
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -484,28 +344,6 @@ def _init_tensors(init: str) -> dict[str, Tensor]:
     return dict(recognise(read_tensors(path)[0], init).tensors)
 
 
-def _split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
-    if not config.data.train:
-        raise ConfigError("no training data: name folders of images with --data")
-    files = data.list_images(config.data.train)
-    if config.data.validation is None:
-        return data.hold_out(files)
-    return files, data.list_images([config.data.validation])
-
-
-def _cache_place(
-    config: TrainConfig, files: Sequence[Path], device: torch.device
-) -> torch.device | None:
-    """Where decoded images live; None: nowhere, they do not fit."""
-    if config.data.cache != "auto":
-        return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
-    pixels = sum(height * width for height, width in data.read_lr_sizes(files, config.scale))
-    needed = pixels * 3 * (1 + config.scale**2)
-    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
-        return device
-    return torch.device("cpu") if needed < data.available_memory() / 2 else None
-
-
 def _mixed_precision(precision: str) -> str:
     if precision == "auto":
         if torch.cuda.is_available():
@@ -514,27 +352,23 @@ def _mixed_precision(precision: str) -> str:
     return "bf16" if precision == "bf16" else "no"
 
 
+def _require_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
     """A resumed run may change where data lies, not what is trained."""
     now = config.model_dump(mode="json")
     for key in now:
         if key == "data":
-            same = all(
-                now[key][k] == before[key][k] for k in ("patch_size", "batch_size")
-            )
+            same = all(now[key][k] == before[key][k] for k in ("patch_size", "batch_size"))
         else:
             same = now[key] == before.get(key)
         if not same:
             raise ConfigError(f"the run to resume has another {key!r}: {before.get(key)!r}")
-
-
-def _cut_log(path: Path, iteration: int) -> None:
-    """Drop the lines after the checkpoint: they will be written again."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    kept = [rows[0], *(row for row in rows[1:] if int(row[0]) <= iteration)]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(kept)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="The network; `sruplift models` lists them.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="The network; `sruplift models` lists them.")
+]
 Scale = Annotated[int, typer.Option("--scale", "-s", help="How many times larger: 2, 3 or 4.")]
 Weights = Annotated[
     str | None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from sruplift.train import TrainEvent
+    from sruplift.runlog import LogRow
 
 
 def command(
@@ -26,7 +28,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder; default: runs/<config>.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from --out's checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from --out's checkpoint.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one config value. Repeatable."),
@@ -38,34 +42,53 @@ def command(
     """Train a network, or fine-tune released weights, on a folder of images."""
     from sruplift.config import read_config
 
-    settings = read_config(config, set_ or ())
-    values = settings.model_dump()
-    if data:
-        values["data"]["train"] = tuple(data)
-    if validation:
-        values["data"]["validation"] = validation
-    settings = type(settings).model_validate(values)
+    settings = read_config(config, set_ or ()).with_data(data or (), validation)
 
     from sruplift.train import train
 
     folder = out or Path("runs") / Path(config).stem
-    result = train(
-        settings, folder, resume=resume, max_minutes=max_minutes, on_event=_print_event
-    )
+    with _progress(settings.iterations) as show:
+        result = train(settings, folder, resume=resume, max_minutes=max_minutes, on_row=show)
     typer.echo(
-        f"{result.reason} at iteration {result.iteration}; best validation PSNR"
-        f" {result.best_psnr:.3f} dB at {result.best_iteration}; weights: {result.weights}",
+        f"{_REASONS[result.reason]} at iteration {result.iteration} of {settings.iterations};"
+        f" best validation PSNR {result.best_psnr:.3f} dB at iteration {result.best_iteration};"
+        f" weights: {result.weights}",
         err=True,
     )
 
 
-def _print_event(event: TrainEvent) -> None:
-    left = (event.iterations - event.iteration) / max(event.iterations_per_second, 1e-9)
-    line = (
-        f"{event.iteration}/{event.iterations}  loss {event.loss:.5f}"
-        f"  learning rate {event.learning_rate:.2e}  {event.iterations_per_second:.2f} it/s"
-        f"  {left / 60:.0f} min left"
+_REASONS = {
+    "finished": "finished",
+    "time": "stopped by --max-minutes",
+    "signal": "stopped by a signal, go on with --resume",
+}
+
+
+@contextmanager
+def _progress(iterations: int) -> Iterator[Callable[[LogRow], None]]:
+    """A bar on a terminal, a line for each line of the log elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda row: typer.echo(f"{row.iteration}/{iterations}  {_describe(row)}", err=True)
+        return
+    columns = ("{task.completed}/{task.total}", BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+        task = progress.add_task("starting", total=iterations)
+
+        def show(row: LogRow) -> None:
+            progress.update(task, completed=row.iteration, description=_describe(row))
+            if row.val_psnr is not None:
+                console.print(f"{row.iteration}: validation {row.val_psnr:.3f} dB")
+
+        yield show
+
+
+def _describe(row: LogRow) -> str:
+    text = (
+        f"loss {row.loss:.5f}  learning rate {row.learning_rate:.2e}"
+        f"  {row.iterations_per_second:.2f} it/s"
     )
-    if event.val_psnr is not None:
-        line += f"  validation {event.val_psnr:.3f} dB"
-    typer.echo(line, err=True)
+    return text if row.val_psnr is None else f"{text}  validation {row.val_psnr:.3f} dB"

@@ -12,7 +12,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = 
 
 
 class PixelAttention(nn.Module):
-    """``x * sigmoid(conv1x1(x))``: one weight for every pixel of every channel (PAN, section 3.2)."""
+    """``x * sigmoid(conv1x1(x))``: a weight for each pixel of each channel (PAN, section 3.2)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,0 +1,139 @@
+"""What a training run is fed with: batches from a cache or from files, and validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sruplift import data
+from sruplift.config import TrainConfig
+from sruplift.errors import ConfigError
+from sruplift.metrics import psnr
+from sruplift.resize import bicubic
+
+
+class Patches:
+    """The endless stream of training batches, from a cache or from files."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        files: Sequence[Path],
+        device: torch.device,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """``rank`` of ``processes``: which part of each batch is this process's."""
+        _require_divisible(config, processes)
+        self.config = config
+        self.device = device
+        self.rank, self.processes = rank, processes
+        largest = max(
+            [config.data.patch_size, *(s.patch_size for s in config.stages if s.patch_size)]
+        )
+        self.files = data.usable(files, config.scale, largest)
+        place = _cache_place(config, self.files, device)
+        self.cache = data.PatchCache(self.files, config.scale, place) if place else None
+        sizes = data.read_lr_sizes(self.files, config.scale)
+        self.sampler = data.Sampler(sizes, config.seed)
+
+    def batches(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """LR and HR patches of this process on its device, and the size of the whole batch."""
+        if self.cache is None:
+            yield from self._from_files(iteration, samples)
+            return
+        for drawn, patch_size, count in self._draws(iteration, samples):
+            lr, hr = self.cache.batch(drawn, patch_size)
+            yield lr.to(self.device), hr.to(self.device), count
+
+    def _draws(self, iteration: int, samples: int) -> Iterator[tuple[data.Samples, int, int]]:
+        while True:
+            stage = self.config.stage_at(iteration)
+            assert stage.batch_size
+            assert stage.patch_size
+            drawn = self.sampler.draw(samples, stage.batch_size, stage.patch_size)
+            yield drawn.shard(self.rank, self.processes), stage.patch_size, stage.batch_size
+            iteration += 1
+            samples += stage.batch_size
+
+    def _from_files(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        counts: list[int] = []
+
+        def items() -> Iterator[list[tuple[int, int, int, int, int]]]:
+            for drawn, patch_size, count in self._draws(iteration, samples):
+                counts.append(count)
+                columns = (drawn.image, drawn.top, drawn.left, drawn.transform)
+                rows = zip(*(column.tolist() for column in columns), strict=True)
+                yield [(*row, patch_size) for row in rows]
+
+        loader = torch.utils.data.DataLoader(
+            data.PatchFiles(self.files, self.config.scale),
+            batch_sampler=items(),
+            num_workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for lr, hr in loader:
+            pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
+            yield pair[0], pair[1], counts.pop(0)
+
+
+class Validation:
+    """Held-out images, in memory: PSNR on Y as `eval` measures it, but at training precision."""
+
+    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
+        wanted = config.data.validation_images or len(files)
+        step = max(1, len(files) // wanted)
+        self.scale = config.scale
+        self.device = device
+        self.hr = [data.modcrop(data.read_rgb(f), self.scale) for f in files[::step][:wanted]]
+
+    @torch.no_grad()
+    def psnr(self, network: nn.Module) -> float:
+        """Mean PSNR in dB over the images."""
+        values = []
+        for hr in self.hr:
+            lr = bicubic(hr, size=(hr.shape[1] // self.scale, hr.shape[2] // self.scale))
+            batch = lr[None].to(self.device).float() / 255
+            sr = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu()
+            values.append(float(psnr(sr, hr[None].float() / 255, self.scale)))
+        return sum(values) / len(values)
+
+
+def split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """Training and validation images.
+
+    Raises:
+        ConfigError: the config names no folder.
+        DatasetError: a folder is absent or has no images.
+    """
+    if not config.data.train:
+        raise ConfigError("no training data: name folders of images with --data")
+    files = data.list_images(config.data.train)
+    if config.data.validation is None:
+        return data.hold_out(files)
+    return files, data.list_images([config.data.validation])
+
+
+def _cache_place(
+    config: TrainConfig, files: Sequence[Path], device: torch.device
+) -> torch.device | None:
+    """Where decoded images live; None: nowhere, they do not fit."""
+    if config.data.cache != "auto":
+        return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
+    pixels = sum(height * width for height, width in data.read_lr_sizes(files, config.scale))
+    needed = pixels * 3 * (1 + config.scale**2)
+    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
+        return device
+    return torch.device("cpu") if needed < data.available_memory() / 2 else None
+
+
+def _require_divisible(config: TrainConfig, processes: int) -> None:
+    sizes = {config.data.batch_size, *(s.batch_size for s in config.stages if s.batch_size)}
+    for size in sorted(sizes):
+        if size % processes:
+            raise ConfigError(
+                f"a batch of {size} patches cannot be shared evenly by {processes} processes"
+            )

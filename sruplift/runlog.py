@@ -1,0 +1,104 @@
+"""The history of a training run: a CSV file always, TensorBoard when it is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import time
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """A line of ``log.csv``: means over the iterations since the line before."""
+
+    iteration: int
+    loss: float
+    learning_rate: float
+    patch_size: int
+    batch_size: int
+    iterations_per_second: float
+    seconds: float
+    """Time spent training, over all runs."""
+    val_psnr: float | None
+    """dB, on the iterations that validate."""
+
+
+class RunLog:
+    """Writes rows to ``folder``; one process does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "log.csv"
+        self._board = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def start(self) -> None:
+        """Begin an empty log."""
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerow(field.name for field in fields(LogRow))
+
+    def cut(self, iteration: int) -> None:
+        """Drop the lines after ``iteration``: a resumed run writes them again."""
+        if not self.path.is_file():
+            self.start()
+            return
+        with self.path.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        kept = [row for row in rows if int(row[0]) <= iteration]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+
+    def write(self, row: LogRow) -> None:
+        """Add a line."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow(_text(value) for value in astuple(row))
+        if self._board is not None:
+            for name in ("loss", "learning_rate", "iterations_per_second", "val_psnr"):
+                value = getattr(row, name)
+                if value is not None:
+                    self._board.add_scalar(name, value, row.iteration)
+            self._board.flush()
+
+
+class Window:
+    """Mean loss and speed since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._began = self._last = time.monotonic()
+
+    def add(self, loss: Tensor) -> float:
+        """Take in one iteration; returns the seconds since the one before."""
+        self._losses.append(loss)
+        now = time.monotonic()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def reset(self) -> None:
+        """Start the next line."""
+        self._losses = []
+        self._began = self._last = time.monotonic()
+
+    @property
+    def loss(self) -> float:
+        """Mean loss; reading it waits for the device, so not every iteration."""
+        return float(torch.stack(self._losses).mean()) if self._losses else math.nan
+
+    @property
+    def speed(self) -> float:
+        """Iterations per second."""
+        return len(self._losses) / max(self._last - self._began, 1e-9)
+
+
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
