@@ -67,7 +67,7 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._revisions = {key: {"main": files} for key, files in self.repos.items()}
+        self._others: dict[str, dict[str, Files]] = {}
         self._faults: dict[str, Fault] = {}
         self._lock = Lock()
         self._server = _Server(self)
@@ -94,12 +94,12 @@ class HubServer:
 
     def add_revision(self, repo: str, revision: str, files: Files) -> None:
         """Serve ``files`` as another revision (a branch or a tag) of ``repo``."""
-        self._revisions[repo][revision] = files
+        self._others.setdefault(repo, {})[revision] = files
 
     def commit(self, repo: str, revision: str = "main") -> str:
         """The 40-digit commit that a revision stands for; it can be asked for by that name too."""
         digest = hashlib.sha1(f"{repo}@{revision}".encode(), usedforsecurity=False)
-        for name, content in sorted(self._revisions[repo][revision].items()):
+        for name, content in sorted(self._revisions(repo)[revision].items()):
             digest.update(name.encode() + b"\0" + content)
         return digest.hexdigest()
 
@@ -149,9 +149,13 @@ class HubServer:
             monkeypatch.delenv(name, raising=False)
         no_sleep(monkeypatch)
 
+    def _revisions(self, repo: str) -> dict[str, Files]:
+        main = {"main": self.repos[repo]} if repo in self.repos else {}
+        return {**main, **self._others.get(repo, {})}
+
     def find(self, repo: str, revision: str) -> tuple[Files | None, str]:
         """The files of a revision (None when there is none) and its commit."""
-        for name, files in self._revisions.get(repo, {}).items():
+        for name, files in self._revisions(repo).items():
             commit = self.commit(repo, name)
             if revision in (name, commit):
                 return files, commit
