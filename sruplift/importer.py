@@ -134,8 +134,7 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
             likeness = same / max(len(expected), len(shapes))
             if likeness > best[0]:
                 best = (likeness, f"{model} x{scale}: {difference(expected, shapes)}")
-    found = f"{len(tensors)} tensors, the first {_describe(tensors)}"
-    raise WeightsError(f"{source} fits no network ({found}); the closest is {best[1]}")
+    raise WeightsError(f"{source} fits no network ({_describe(tensors)}); the closest is {best[1]}")
 
 
 def difference(expected: Shapes, found: Shapes) -> str:
@@ -220,7 +219,8 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(tensors: Mapping[str, Tensor]) -> str:
     name, tensor = next(iter(tensors.items()))
-    return f"{name} {_by(tuple(tensor.shape))}"
+    count = "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"
+    return f"{count}, the first {name} {_by(tuple(tensor.shape))}"
 
 
 def _by(shape: tuple[int, ...]) -> str:
