@@ -46,9 +46,14 @@ def _print_table(found: Sequence[tuple[WeightsEntry, Sequence[LocalFile]]]) -> N
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, caption="PSNR in dB on Y, as `sruplift eval` measures it.")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption="PSNR in dB on Y, as `sruplift eval` measures it.",
+    )
     table.add_column("model")
-    for name in ("scale", "parameters", *BENCHMARKS, "iterations"):
+    for name in ("scale", "params", *BENCHMARKS, "iterations"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
     table.add_column("weights", no_wrap=True)
@@ -62,9 +67,9 @@ def _print_table(found: Sequence[tuple[WeightsEntry, Sequence[LocalFile]]]) -> N
             entry.licence,
             _status(files),
         )
-    console = Console()
     # In a pipe or a file Rich assumes 80 columns and cuts what does not fit.
-    console.print(table, width=None if console.is_terminal else 120)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 def _psnr(entry: WeightsEntry, benchmark: str) -> str:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from hub_server import HubServer
+from released import HUB_REPO, make_release
+from typer.testing import CliRunner
+
+from sruplift.cli import models
+from sruplift.manifest import Manifest, write_manifest
+from sruplift.weights import find_weights
+
+app = typer.Typer()
+app.command()(models.command)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_the_table_shows_what_the_manifest_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_release(tmp_path, monkeypatch, bundled=True)
+    row = next(line for line in run().splitlines() if line.split()[:1] == ["pan"])
+    assert row.split() == ["pan", "x2", "261,403", "37.50", "-", "-", "7", "Apache-2.0", "bundled"]
+
+
+def test_json_has_every_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = make_release(tmp_path, monkeypatch, bundled=True)
+    (row,) = json.loads(run("--json"))
+    assert row["sha256"] == release.entry.sha256
+    assert row["metrics"]["Set5"] == {"psnr_y": 37.5, "ssim_y": 0.95}
+    assert row["status"] == "bundled"
+    assert Path(row["path"]) == release.entry.bundled_path
+
+
+def test_the_status_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = make_release(tmp_path, monkeypatch, bundled=False)
+    assert json.loads(run("--json"))[0]["status"] == "not here"
+    monkeypatch.setenv("SRUPLIFT_HUB_REPO", HUB_REPO)
+    files = {f"model/{HUB_REPO}": {release.entry.file: release.content}}
+    with HubServer(files) as server:
+        server.use(monkeypatch, tmp_path / "hf")
+        assert json.loads(run("--json"))[0]["status"] == "not here"
+        assert server.requests == []  # listing never asks the Hub
+        find_weights("pan", 2)
+    assert json.loads(run("--json"))[0]["status"] == "cached"
+
+
+def test_nothing_released_is_said_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_release(tmp_path, monkeypatch, bundled=True)
+    write_manifest(Manifest())
+    result = CliRunner().invoke(app, [])
+    assert result.stdout == ""
+    assert "No weights have been released yet" in result.stderr
+    assert run("--json").strip() == "[]"
+
+
+def test_listing_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom sruplift.cli import models, weights\nmodels.command()\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
