@@ -83,8 +83,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, out: Path, *, resume: bool = False) -> None:
         self.config = config
         self.out = out
-        self.accelerator = Accelerator(mixed_precision=_mixed_precision(config.precision))
+        # Accelerate carries devices and processes; its own mixed precision is set once a process.
+        self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
+        self.precision = _precision(config.precision, self.device)
         self.main = self.accelerator.is_main_process
         if self.main:
             _require_folder(out)
@@ -150,7 +152,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * rate / base
         if config.channels_last:
             lr = lr.contiguous(memory_format=torch.channels_last)
-        with self.accelerator.autocast():
+        with self._autocast():
             sr = self.forward(lr)
         loss = _loss(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
         self.optimizer.zero_grad()
@@ -184,13 +186,17 @@ class Trainer:
     def _validate(self) -> float:
         """PSNR of the averaged weights; the best so far are kept."""
         began = time.monotonic()
-        with self.accelerator.autocast():
+        with self._autocast():
             value = self.validation.psnr(self.ema)
         if value > self.best_psnr:
             self.best_psnr, self.best_iteration = value, self.iteration
             self._save_weights("best.safetensors", value)
         self.seconds += time.monotonic() - began
         return value
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _agree(self, flag: bool) -> bool:
         """Whether any process says so: they must all stop at the same iteration."""
@@ -199,15 +205,19 @@ class Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
 
     def _log_row(self, window: Window, rate: float, value: float | None) -> LogRow:
-        if not math.isfinite(window.loss):
+        loss = window.loss
+        if self.accelerator.num_processes > 1:
+            mean = self.accelerator.reduce(torch.tensor(loss, device=self.device), "mean")
+            loss = float(mean)
+        if not math.isfinite(loss):
             raise NumericalError(
-                f"the loss is {window.loss} at iteration {self.iteration}: lower the learning"
+                f"the loss is {loss} at iteration {self.iteration}: lower the learning"
                 " rate, or clip gradients (optimizer.clip_norm), and start again"
             )
         stage = self.config.stage_at(self.iteration - 1)
         return LogRow(
             iteration=self.iteration,
-            loss=window.loss,
+            loss=loss,
             learning_rate=rate,
             patch_size=stage.patch_size or 0,
             batch_size=stage.batch_size or 0,
@@ -265,7 +275,7 @@ class Trainer:
             "init": config.init or "random",
             "seed": config.seed,
             "device": str(self.device),
-            "precision": self.accelerator.mixed_precision,
+            "precision": self.precision,
             "val_psnr": "" if value is None else f"{value:.4f}",
         }
         save_weights(
@@ -344,12 +354,12 @@ def _init_tensors(init: str) -> dict[str, Tensor]:
     return dict(recognise(read_tensors(path)[0], init).tensors)
 
 
-def _mixed_precision(precision: str) -> str:
-    if precision == "auto":
-        if torch.cuda.is_available():
-            return "bf16" if torch.cuda.is_bf16_supported() else "no"
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-    return "bf16" if precision == "bf16" else "no"
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def _require_folder(folder: Path) -> None:

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sruplift.config import config_names, read_config
+from sruplift.errors import ConfigError
+from sruplift.models import MODELS
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_is_valid_and_named_after_its_weights(name: str) -> None:
+    config = read_config(name)
+    assert name.startswith(f"{config.model}_x{config.scale}")
+    assert config.scale in MODELS[config.model].scales
+
+
+def test_stages_follow_one_another() -> None:
+    config = read_config("pan_x2", ["iterations=100", "loss=l2"])
+    assert [(s.until, s.patch_size) for s in config.stages] == [(0.6, 32), (1.0, 48)]
+    first, second = config.stage_at(59), config.stage_at(60)
+    assert (first.patch_size, second.patch_size) == (32, 48)
+    assert (first.batch_size, first.loss) == (8, "l2")
+
+
+def test_overrides_reach_into_tables() -> None:
+    config = read_config("pan_x2", ["optimizer.name=adam", "data.batch_size=4", "init=null_x2"])
+    assert config.optimizer.name == "adam"
+    assert config.data.batch_size == 4
+    assert config.init == "null_x2"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer.learning_rat=1", "did you mean 'optimizer.learning_rate'"),
+        ("iteration=1", "did you mean 'iterations'"),
+        ("iterations=none", "config key 'iterations'"),
+        ("data.patch_size=0", "config key 'data.patch_size'"),
+        ("loss=l3", "config key 'loss'"),
+        ("iterations", "--set takes key=value"),
+        ("model.name=1", "'model' is not a table"),
+    ],
+)
+def test_wrong_overrides_are_refused_in_a_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config("pan_x2", [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('model = "pan"\nscale = 3\niterations = 5\n')
+    assert read_config(str(file)).scale == 3
+    file.write_text("model = pan")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_config(str(file))
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_config(str(tmp_path / "absent.toml"))
+    with pytest.raises(ConfigError, match="did you mean 'pan_x2'"):
+        read_config("pan_2")
+
+
+def test_stages_must_grow() -> None:
+    with pytest.raises(ConfigError, match="one after another"):
+        read_config("pan_x2", ["stages=[{until=0.5}, {until=0.5}]"])

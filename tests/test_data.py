@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import photo_like
+from PIL import Image
+
+from sruplift import data
+from sruplift.errors import DatasetError
+from sruplift.resize import bicubic
+
+
+def write_images(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (height, width) in enumerate(sizes):
+        pixels = (photo_like(height, width, seed=seed).permute(1, 2, 0).numpy() * 255).round()
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{seed}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return write_images(tmp_path / "images", [(50, 61), (40, 44), (64, 40)])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_cache_and_files_cut_the_same_patches(files: list[Path], scale: int) -> None:
+    cache = data.PatchCache(files, scale, torch.device("cpu"))
+    reader = data.PatchFiles(files, scale)
+    sampler = data.Sampler(cache.lr_sizes, seed=5)
+    samples = sampler.draw(0, 24, 7)
+    lr, hr = cache.batch(samples, 7)
+    assert lr.shape == (24, 3, 7, 7)
+    assert hr.shape == (24, 3, 7 * scale, 7 * scale)
+    assert len(samples.transform.unique()) > 4
+    columns = (samples.image, samples.top, samples.left, samples.transform)
+    for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        lr_file, hr_file = reader[(*row, 7)]
+        assert torch.equal((lr[i] * 255).round().byte(), lr_file)
+        assert torch.equal((hr[i] * 255).round().byte(), hr_file)
+
+
+def test_lr_patch_is_the_hr_patch_made_small(files: list[Path]) -> None:
+    """Flips and rotations must hit both images of a pair alike."""
+    cache = data.PatchCache(files, 2, torch.device("cpu"))
+    lr, hr = cache.batch(data.Sampler(cache.lr_sizes, 0).draw(0, 16, 12), 12)
+    small = bicubic(hr, Fraction(1, 2))
+    inside = (..., slice(3, -3), slice(3, -3))
+    # LR was rounded and clipped twice; a pair that is turned differently is off by 30 levels.
+    assert (small[inside] - lr[inside]).abs().mean() < 1 / 255
+
+
+def test_every_image_once_an_epoch(files: list[Path]) -> None:
+    sampler = data.Sampler([(30, 30)] * 10, seed=1)
+    first = sampler.draw(0, 10, 8).image
+    second = sampler.draw(10, 10, 8).image
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_samples_depend_on_the_seed_and_their_number_alone() -> None:
+    sizes = [(30, 40)] * 7
+    a, b = data.Sampler(sizes, 1), data.Sampler(sizes, 1)
+    a.draw(0, 16, 8)
+    for one, other in zip(vars(a.draw(16, 8, 8)).values(), vars(b.draw(16, 8, 8)).values()):
+        assert torch.equal(one, other)
+    assert not torch.equal(a.draw(0, 64, 8).top, data.Sampler(sizes, 2).draw(0, 64, 8).top)
+
+
+def test_patches_reach_every_place() -> None:
+    samples = data.Sampler([(9, 11)], 0).draw(0, 500, 8)
+    assert set(samples.top.tolist()) == {0, 1}
+    assert set(samples.left.tolist()) == {0, 1, 2, 3}
+
+
+def test_shards_make_up_the_batch() -> None:
+    samples = data.Sampler([(30, 40)] * 7, 1).draw(0, 16, 8)
+    shards = [samples.shard(rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat([shard.top for shard in shards]), samples.top)
+
+
+def test_dihedral_makes_eight_different_images() -> None:
+    image = photo_like(6, 6)
+    turned = [data.dihedral(image, i) for i in range(8)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(turned) for b in turned[:i])
+
+
+def test_hold_out_takes_every_twentieth() -> None:
+    files = [Path(str(i)) for i in range(41)]
+    training, validation = data.hold_out(files)
+    assert [str(f) for f in validation] == ["0", "20", "40"]
+    assert len(training) == 38
+    assert len(data.hold_out(files[:2])[1]) == 1
+    with pytest.raises(DatasetError, match="at least two images"):
+        data.hold_out(files[:1])
+
+
+def test_fingerprint_ignores_names_and_order(files: list[Path], tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed.png"
+    renamed.write_bytes(files[0].read_bytes())
+    assert data.fingerprint(files) == data.fingerprint([*files[1:], renamed])
+    assert data.fingerprint(files) != data.fingerprint(files[1:])
+
+
+def test_unusable_folders(tmp_path: Path, files: list[Path]) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        data.list_images([tmp_path / "absent"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no images in"):
+        data.list_images([tmp_path / "empty"])
+    assert data.usable(files, 2, 21) == [files[0]]
+    with pytest.raises(DatasetError, match="at least 400x400"):
+        data.usable(files, 4, 100)
+
+
+def test_broken_image_is_named(files: list[Path]) -> None:
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        data.PatchCache(files, 2, torch.device("cpu"))
+    files[1].write_text("no image")
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        data.read_lr_sizes(files, 2)

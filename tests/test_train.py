@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import csv
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_data import write_images
+
+from sruplift.config import TrainConfig, build_config
+from sruplift.data import read_rgb
+from sruplift.errors import ConfigError, NumericalError, WeightsError
+from sruplift.metrics import psnr
+from sruplift.resize import bicubic
+from sruplift.runlog import LogRow
+from sruplift.train import learning_rate, train
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder / "train", [(48, 48), (40, 56), (48, 40)])
+    write_images(folder / "val", [(32, 40)])
+    return folder
+
+
+def config(images: Path, **changes: Any) -> TrainConfig:
+    values = {
+        "model": "pan",
+        "scale": 2,
+        "iterations": 8,
+        "precision": "fp32",
+        "validate_every": 4,
+        "log_every": 2,
+        "checkpoint_every": 3,
+        "data": {
+            "train": [images / "train"],
+            "validation": images / "val",
+            "patch_size": 8,
+            "batch_size": 2,
+        },
+        "optimizer": {"warmup": 2},
+    }
+    for key, value in changes.items():
+        table, _, name = key.partition("__")
+        if name:
+            values[table] = {**values[table], name: value}  # type: ignore[dict-item]
+        else:
+            values[key] = value
+    return build_config(values)
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "last.safetensors"), load_file(other / "last.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_weights_log_and_checkpoint(images: Path, tmp_path: Path) -> None:
+    rows: list[LogRow] = []
+    result = train(config(images), tmp_path, on_row=rows.append)
+    assert (result.reason, result.iteration) == ("finished", 8)
+    assert [row.iteration for row in rows] == [2, 4, 6, 8]
+    lines = log(tmp_path)
+    assert [line["iteration"] for line in lines] == ["2", "4", "6", "8"]
+    assert [bool(line["val_psnr"]) for line in lines] == [False, True, False, True]
+    assert all(float(line["loss"]) > 0 for line in lines)
+    assert result.weights == tmp_path / "best.safetensors"
+    with safe_open(result.weights, "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["model"], metadata["scale"]) == ("pan", "2")
+    assert float(metadata["val_psnr"]) == pytest.approx(result.best_psnr, abs=1e-4)
+    assert len(metadata["data_fingerprint"]) == 64
+
+
+def test_training_learns_more_than_bicubic(images: Path, tmp_path: Path) -> None:
+    learning = config(
+        images,
+        iterations=120,
+        optimizer={"name": "muon", "learning_rate": 3e-3, "warmup": 2},
+        data__patch_size=12,
+        data__batch_size=4,
+    )
+    train(learning, tmp_path)
+    values = [float(line["val_psnr"]) for line in log(tmp_path) if line["val_psnr"]]
+    hr = read_rgb(images / "val" / "0.png")
+    enlarged = bicubic(bicubic(hr, 1 / 2), size=(hr.shape[1], hr.shape[2]))
+    baseline = float(psnr(enlarged[None] / 255, hr[None] / 255, 2))
+    assert values[-1] > baseline + 0.1
+    assert values[-1] > values[0] + 0.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer__name": "muon", "precision": "bf16"},
+        {
+            "data__cache": "none",
+            "data__workers": 0,
+            "stages": [{"until": 0.5, "patch_size": 6, "batch_size": 4}],
+        },
+    ],
+    ids=["adam", "muon-bf16", "files-stages"],
+)
+def test_a_killed_run_resumes_to_identical_weights(
+    images: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = config(images, **changes)
+    train(settings, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    killed_at = random.Random(repr(changes)).choice([4, 6])
+
+    def kill(row: LogRow) -> None:
+        if row.iteration == killed_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(settings, tmp_path / "killed", on_row=kill)
+    torch.manual_seed(99)
+    result = train(settings, tmp_path / "killed", resume=True)
+    assert result.iteration == 8
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    columns = ("iteration", "loss", "learning_rate", "val_psnr")
+    wanted, found = log(tmp_path / "whole"), log(tmp_path / "killed")
+    # The line of the iterations that were done again starts at the checkpoint, not before it.
+    for column in columns:
+        pairs = zip(wanted, found, strict=True)
+        assert all(a[column] == b[column] for a, b in pairs if column != "loss"), column
+
+
+def test_files_and_cache_train_the_same(images: Path, tmp_path: Path) -> None:
+    for cache in ("memory", "none"):
+        train(config(images, data__cache=cache, data__workers=0), tmp_path / cache)
+    assert same_weights(tmp_path / "memory", tmp_path / "none")
+
+
+def test_loader_processes_change_nothing(images: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        settings = config(images, iterations=3, data__cache="none", data__workers=workers)
+        train(settings, tmp_path / str(workers))
+    assert same_weights(tmp_path / "0", tmp_path / "2")
+
+
+def test_the_clock_stops_a_run_and_it_goes_on(images: Path, tmp_path: Path) -> None:
+    result = train(config(images), tmp_path, max_minutes=1e-9)
+    assert result.reason == "time"
+    assert result.iteration < 8
+    assert train(config(images), tmp_path, resume=True).reason == "finished"
+
+
+def test_a_finished_run_is_not_overwritten(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="--resume"):
+        train(config(images, iterations=1), tmp_path)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path)
+    with pytest.raises(ConfigError, match="'seed'"):
+        train(config(images, iterations=1, seed=3), tmp_path, resume=True)
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        train(config(images), tmp_path / "absent", resume=True)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="damaged"):
+        train(config(images, iterations=1), tmp_path, resume=True)
+
+
+def test_weights_of_another_scale_start_a_run(images: Path, tmp_path: Path) -> None:
+    train(config(images), tmp_path / "x2")
+    start = str(tmp_path / "x2" / "best.safetensors")
+    tiny = {"iterations": 1, "optimizer__learning_rate": 1e-12, "ema_decay": 0.0}
+    train(config(images, init=start, scale=4, **tiny), tmp_path / "x4")
+    source, target = load_file(start), load_file(tmp_path / "x4" / "last.safetensors")
+    name = "blocks.7.plain.weight"
+    assert torch.allclose(source[name], target[name], atol=1e-6)
+    assert "upsample.1.conv.weight" not in source
+    assert "upsample.1.conv.weight" in target
+
+
+def test_a_diverged_run_says_so(images: Path, tmp_path: Path) -> None:
+    wild = config(images, optimizer__learning_rate=1e20, optimizer__warmup=0)
+    with pytest.raises(NumericalError, match="lower the learning rate"):
+        train(wild, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "pam"}, "unknown model 'pam'"),
+        ({"scale": 5}, "no scale 5"),
+        ({"data__train": []}, "no training data"),
+    ],
+)
+def test_impossible_configs(
+    images: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        train(config(images, **changes), tmp_path / "out")
+
+
+def test_learning_rate_warms_up_and_falls_in_each_cycle(images: Path) -> None:
+    settings = config(images, iterations=200, optimizer__warmup=10, optimizer__cycles=2)
+    rates = [learning_rate(settings, i) for i in range(200)]
+    assert rates[0] == pytest.approx(1e-4, rel=0.01)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[99] < 1e-5 < rates[105]
+    assert rates[:100] == pytest.approx(rates[100:])
+    middle = 0.5 * 1e-3 * (1 + math.cos(math.pi / 2))
+    assert rates[50] == pytest.approx(middle, rel=0.01)
+
+
+def arguments(images: Path, out: Path, iterations: int) -> list[str]:
+    settings = (f"iterations={iterations}", "data.patch_size=8", "data.batch_size=2", "stages=[]")
+    settings += ("precision=fp32", "checkpoint_every=5", "validate_every=1000", "log_every=5")
+    folders = ("--data", str(images / "train"), "--validation", str(images / "val"))
+    options = [word for setting in settings for word in ("--set", setting)]
+    return ["train", "--config", "pan_x2", *folders, "--out", str(out), *options]
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("waited for a minute")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """SIGTERM saves and ends cleanly; SIGKILL leaves the checkpoint before. Both resume."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "sruplift"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = program + arguments(images, killed, 40)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((killed / "checkpoint.pt").exists, process)
+        process.send_signal(how)
+        _, messages = process.communicate(timeout=60)
+    assert "Traceback" not in messages
+    assert process.returncode == (0 if how == signal.SIGTERM else -how)
+    assert not list(killed.glob(".*part"))
+    resumed = subprocess.run([*command, "--resume"], env=environment, timeout=120, check=False)
+    assert resumed.returncode == 0
+    straight = program + arguments(images, whole, 40)
+    assert subprocess.run(straight, env=environment, timeout=120, check=False).returncode == 0
+    assert same_weights(whole, killed)
+
+
+def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
+    """`accelerate launch` on loopback: the same loss as one process with the whole batch."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m", "sruplift"]
+    for program, out in ((launch, "two"), ([sys.executable, "-m", "sruplift"], "one")):
+        command = program + arguments(images, tmp_path / out, 10)
+        done = subprocess.run(
+            command, env=environment, timeout=240, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = log(tmp_path / "one"), log(tmp_path / "two")
+    losses = [[float(row["loss"]) for row in rows] for rows in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert float(one[-1]["val_psnr"]) == pytest.approx(float(two[-1]["val_psnr"]), abs=1e-3)
