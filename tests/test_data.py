@@ -54,7 +54,7 @@ def test_lr_patch_is_the_hr_patch_made_small(files: list[Path]) -> None:
     assert (small[inside] - lr[inside]).abs().mean() < 1 / 255
 
 
-def test_every_image_once_an_epoch(files: list[Path]) -> None:
+def test_every_image_once_an_epoch() -> None:
     sampler = data.Sampler([(30, 30)] * 10, seed=1)
     first = sampler.draw(0, 10, 8).image
     second = sampler.draw(10, 10, 8).image
@@ -66,7 +66,9 @@ def test_samples_depend_on_the_seed_and_their_number_alone() -> None:
     sizes = [(30, 40)] * 7
     a, b = data.Sampler(sizes, 1), data.Sampler(sizes, 1)
     a.draw(0, 16, 8)
-    for one, other in zip(vars(a.draw(16, 8, 8)).values(), vars(b.draw(16, 8, 8)).values()):
+    for one, other in zip(
+        vars(a.draw(16, 8, 8)).values(), vars(b.draw(16, 8, 8)).values(), strict=True
+    ):
         assert torch.equal(one, other)
     assert not torch.equal(a.draw(0, 64, 8).top, data.Sampler(sizes, 2).draw(0, 64, 8).top)
 
