@@ -1,0 +1,47 @@
+"""The rules of the repository that code can check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_module_imports_only_from_a_lower_level() -> None:
+    assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_every_module_has_a_level() -> None:
+    """A module that no layer names would escape the rule."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = config["tool"]["importlinter"]["contracts"]
+    named = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    package = Path(str(resources.files("sruplift")))
+    modules = {f"sruplift.{file.stem}" for file in package.glob("*.py")} - {"sruplift.__init__"}
+    packages = {f"sruplift.{file.parent.name}" for file in package.glob("*/__init__.py")}
+    assert modules | packages == named
+
+
+def test_help_and_names_load_without_torch() -> None:
+    code = (
+        "import sys, sruplift, sruplift.cli.main\n"
+        "from sruplift.manifest import read_manifest\n"
+        "read_manifest()\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'accelerate', 'huggingface_hub'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_lazy_names_exist() -> None:
+    import sruplift
+
+    for name in sruplift.__all__:
+        assert getattr(sruplift, name) is not None
