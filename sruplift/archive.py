@@ -62,15 +62,16 @@ def _rename_unless_there(temporary: Path, destination: Path) -> None:
 
 
 def _extract(tarball: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
-    with (
-        tarball.open("rb") as file,
-        gzip.GzipFile(fileobj=file) as unzipped,
+    with tarball.open("rb") as file, gzip.GzipFile(fileobj=file) as unzipped:
+        reader = _LimitedReader(unzipped)
         # A stream, so that a tar is read once and from the front, whatever it says of itself.
-        tarfile.open(fileobj=_LimitedReader(unzipped), mode="r|") as archive,
-    ):
-        for name, content in _wanted_files(archive, wanted):
-            with (folder / name).open("xb") as out:
-                shutil.copyfileobj(content, out)
+        with tarfile.open(fileobj=reader, mode="r|") as archive:
+            for name, content in _wanted_files(archive, wanted):
+                with (folder / name).open("xb") as out:
+                    shutil.copyfileobj(content, out)
+        # A tar ends before its file does; gzip's checksum comes last.
+        while reader.read(1 << 16):
+            pass
 
 
 def _wanted_files(
