@@ -1,0 +1,160 @@
+"""``sruplift eval``: what is on stdout, in the file, on stderr, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import photo_like
+from PIL import Image
+
+from sruplift.cli.main import run as main
+from sruplift.models import create_model
+from sruplift.weights import save_weights
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``sruplift eval ARGUMENTS`` as the console script runs it, in this process."""
+
+    def run_(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sruplift", "eval", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run_
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with five images that pass for Set5."""
+    folder = tmp_path / "root" / "Set5" / "HR"
+    folder.mkdir(parents=True)
+    for index in range(5):
+        pixels = photo_like(24, 26, seed=index).mul(255).round().to(torch.uint8)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "mine.safetensors"
+    save_weights(path, create_model("pan", 2).state_dict(), model="pan", scale=2, metadata={})
+    return path
+
+
+def pan(root: Path, weights: Path) -> list[object]:
+    return [
+        *("--dataset", "Set5", "--model", "pan", "--scale", 2, "--device", "cpu"),
+        *("--weights", weights, "--data-root", root),
+    ]
+
+
+def test_table(run: Run, root: Path, weights: Path) -> None:
+    outcome = run(*pan(root, weights), "--dataset", root / "Set5" / "HR")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert "pan x2, mine.safetensors (sha256 " in lines[0]
+    rows = {words[0]: words[1:] for words in map(str.split, lines) if words}
+    assert rows["Set5"][0] == rows["HR"][0] == "5"
+    assert rows["Set5"][1:4] == rows["HR"][1:4]
+    psnr = float(rows["Set5"][1])
+    assert rows["Set5"][4:] == ["38.00", "/", "0.9605", f"{psnr - 38:+.2f}", "dB"]
+    assert rows["HR"][4:] == ["-", "-"]
+    assert "paper: PAN Table 5 (Zhao et al." in outcome.out
+
+
+def test_json_on_stdout_is_alone_there(run: Run, root: Path, weights: Path) -> None:
+    outcome = run(*pan(root, weights), "--json", "-")
+    assert outcome.code == 0, outcome.err
+    data = json.loads(outcome.out)
+    (set5,) = data["datasets"]
+    assert [image["name"] for image in set5["images"]] == [f"{index}.png" for index in range(5)]
+    assert set5["paper"]["psnr"] == 38.00
+    assert "PSNR Y" in outcome.err
+
+
+def test_json_file_and_table_agree(run: Run, root: Path, weights: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    target.write_text("an older report")
+    outcome = run(*pan(root, weights), "--json", target)
+    assert outcome.code == 0, outcome.err
+    mean = json.loads(target.read_text())["datasets"][0]["mean"]
+    for shown in (f"{mean['psnr_y']:.4f}", f"{mean['ssim_y']:.5f}", f"{mean['psnr_rgb']:.4f}"):
+        assert shown in outcome.out
+    assert {path.name for path in tmp_path.iterdir()} == {"root", weights.name, "report.json"}
+
+
+def test_bicubic_baseline(run: Run, root: Path) -> None:
+    outcome = run("-d", "set5", "-m", "bicubic", "-s", "3", "--data-root", root)
+    assert outcome.code == 0, outcome.err
+    assert "bicubic x3" in outcome.out
+    assert "paper:" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "Missing option"),
+        (
+            ("-d", "Set51", "-m", "bicubic"),
+            2,
+            "sruplift: unknown data set 'Set51'; did you mean 'Set5'",
+        ),
+        (("-d", "Set5", "-m", "bicubic", "-s", "7"), 2, "sruplift: bicubic has no scale 7"),
+        (("-d", "Set5", "-m", "pam"), 2, "sruplift: unknown model 'pam'; did you mean 'pan'"),
+        (("-d", "Manga109", "-m", "bicubic"), 1, "sruplift: Manga109 is not free to download"),
+        (("-d", "Set5", "-w", "gone.safetensors"), 1, "sruplift: gone.safetensors"),
+    ],
+)
+def test_errors(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == code
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+
+
+def test_an_unreadable_image_leaves_no_report(run: Run, root: Path, tmp_path: Path) -> None:
+    (root / "Set5" / "HR" / "3.png").write_bytes(b"")
+    target = tmp_path / "report.json"
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", target)
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("sruplift: cannot read the image ")
+    assert "3.png" in outcome.err
+    assert outcome.out == ""
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("root", "is a folder"), ("nowhere/r.json", "there is no folder")]
+)
+def test_a_report_that_cannot_be_written_is_known_first(
+    run: Run, root: Path, tmp_path: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sruplift.evaluate.evaluate", None)
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", tmp_path / place)
+    assert outcome.code == 2
+    assert words in outcome.err

@@ -1,0 +1,384 @@
+"""The evaluation protocol: reference numbers where the shared data is, its rules everywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import photo_like
+from PIL import Image
+from torch import Tensor
+
+from sruplift import evaluate as module
+from sruplift.datasets import find_dataset
+from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
+from sruplift.evaluate import (
+    DatasetResult,
+    EvalOptions,
+    ImageResult,
+    Scores,
+    bicubic_upscale,
+    evaluate,
+    evaluate_dataset,
+    evaluate_image,
+    mean_scores,
+    modcrop,
+    report_as_dict,
+    score,
+)
+from sruplift.metrics import psnr, ssim
+from sruplift.models import create_model
+from sruplift.published import DATASETS, PAPERS, find_published
+from sruplift.resize import bicubic
+from sruplift.weights import import_checkpoint, save_weights
+
+PSNR_TOLERANCE = 0.0005
+SSIM_TOLERANCE = 0.00005
+
+# PSNR and SSIM on Y of bicubic alone: what the protocol gives, computed independently.
+BICUBIC = {
+    ("Set5", 2): (33.6734, 0.93029),
+    ("Set5", 3): (30.4033, 0.86891),
+    ("Set5", 4): (28.4290, 0.81114),
+    ("Set14", 2): (30.3246, 0.86985),
+    ("Set14", 3): (27.6311, 0.77588),
+    ("Set14", 4): (26.0884, 0.70480),
+}
+# The authors' PAN x4: PSNR and SSIM on Y, the same on rounded Y, PSNR on RGB. The paper reports
+# 32.13 / 0.8948 and 28.61 / 0.7822.
+AUTHORS_PAN_X4 = {
+    "Set5": (32.1311, 0.89481, 32.1097, 0.89371, 30.2183),
+    "Set14": (28.6107, 0.78215, 28.6010, 0.78140, 26.8036),
+}
+
+
+def save_png(path: Path, image: Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = image.mul(255).round().to(torch.uint8)
+    Image.fromarray(levels.permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, 50x61 and 47x40: no multiples of 2, 3 or 4."""
+    save_png(tmp_path / "mine" / "a.png", photo_like(50, 61, seed=1))
+    save_png(tmp_path / "mine" / "b.png", photo_like(47, 40, seed=2))
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def pan_weights(tmp_path: Path) -> Path:
+    """PAN x2 with random weights, small enough to stay near its bilinear skip connection."""
+    torch.manual_seed(0)
+    path = tmp_path / "random.safetensors"
+    state = create_model("pan", 2).state_dict()
+    save_weights(path, state, model="pan", scale=2, metadata={}, dtype=torch.float32)
+    return path
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bicubic_alone(shared: Path, scale: int) -> None:
+    options = EvalOptions(
+        ("Set5", "Set14"), "bicubic", scale, data_root=shared / "benchmarks", device="cpu"
+    )
+    report = evaluate(options)
+    assert report.weights is None
+    for result in report.datasets:
+        expected_psnr, expected_ssim = BICUBIC[result.name, scale]
+        assert result.mean.psnr_y == pytest.approx(expected_psnr, abs=PSNR_TOLERANCE)
+        assert result.mean.ssim_y == pytest.approx(expected_ssim, abs=SSIM_TOLERANCE)
+        assert result.paper is None
+
+
+@pytest.mark.shared
+def test_the_authors_pan(shared: Path, tmp_path: Path) -> None:
+    checkpoint = shared / "oracles" / "checkpoints" / "PANx4_DF2K.pth"
+    weights = import_checkpoint(checkpoint, tmp_path / "pan_x4.safetensors", "pan", 4)
+    options = EvalOptions(
+        ("Set5", "set14"),
+        "pan",
+        4,
+        weights=str(weights.path),
+        data_root=shared / "benchmarks",
+        device="cpu",
+    )
+    report = evaluate(options)
+    assert [(result.name, len(result.images)) for result in report.datasets] == [
+        ("Set5", 5),
+        ("Set14", 14),
+    ]
+    for result in report.datasets:
+        expected = AUTHORS_PAN_X4[result.name]
+        mean = result.mean
+        ours = (mean.psnr_y, mean.psnr_y_rounded, mean.psnr_rgb)
+        assert ours == pytest.approx(expected[::2], abs=PSNR_TOLERANCE)
+        assert (mean.ssim_y, mean.ssim_y_rounded) == pytest.approx(
+            expected[1::2], abs=SSIM_TOLERANCE
+        )
+        assert result.paper is not None
+        assert result.paper.source == "PAN Table 5"
+        assert result.as_in_paper == pytest.approx(
+            (result.paper.psnr, result.paper.ssim), abs=0.005
+        )
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_protocol_step_by_step(folder: Path, scale: int) -> None:
+    """Against the same steps in other words: arrays, and an explicit 8-bit round trip."""
+    seen: list[Tensor] = []
+
+    def upscale(lr: Tensor) -> Tensor:
+        seen.append(lr)
+        return bicubic(lr, scale) + 0.11
+
+    result = evaluate_image(folder / "a.png", upscale, scale)
+    pixels = np.array(Image.open(folder / "a.png"))
+    height, width = 50 // scale * scale, 61 // scale * scale
+    hr = torch.from_numpy(pixels[:height, :width].transpose(2, 0, 1).copy())
+    lr = bicubic(hr, 1 / scale)[None] / 255
+    assert torch.equal(seen[0], lr)
+    assert result.name == "a.png"
+    assert result.size == (height, width)
+    levels = ((bicubic(lr, scale) + 0.11) * 255).round().clamp(0, 255)
+    pair = (levels / 255, hr[None] / 255, scale)
+    assert result.scores.psnr_y == psnr(*pair).item()
+    assert result.scores.ssim_rgb == ssim(*pair, y_channel=False).item()
+    assert result.scores.seconds > 0
+
+
+def test_images_are_in_order_and_progress_is_told(folder: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    results = evaluate_dataset(
+        find_dataset(str(folder)),
+        lambda lr: bicubic_upscale(lr, 2),
+        2,
+        lambda *news: told.append(news),
+    )
+    assert [result.name for result in results] == ["a.png", "b.png"]
+    assert told == [("mine", 0, 2), ("mine", 1, 2), ("mine", 2, 2)]
+
+
+def test_a_network_is_run(folder: Path, pan_weights: Path) -> None:
+    """The network's own forward pass gives the numbers."""
+    options = EvalOptions((str(folder),), "pan", 2, weights=str(pan_weights), device="cpu")
+    report = evaluate(options)
+    torch.manual_seed(0)
+    network = create_model("pan", 2).eval()
+    with torch.no_grad():
+        alone = evaluate_dataset(find_dataset(str(folder)), network, 2)
+    (result,) = report.datasets
+    for ours, expected in zip(result.images, alone, strict=True):
+        assert ours.scores.psnr_y == pytest.approx(expected.scores.psnr_y, abs=1e-3)
+        assert ours.scores.ssim_rgb == pytest.approx(expected.scores.ssim_rgb, abs=1e-4)
+    assert (report.device, report.precision) == ("cpu", "fp32")
+    assert report.weights is not None
+    assert report.weights.path == pan_weights
+
+
+class TestScores:
+    def test_y_rounded_and_rgb_are_what_they_say(self) -> None:
+        hr = photo_like(40, 40)[None].mul(255).round() / 255
+        sr = (hr + 0.02).clamp(0, 1)
+        scores = score(sr, hr, 3)
+        assert scores.psnr_y_rounded == psnr(sr, hr, 3, round_y=True).item()
+        assert scores.ssim_y_rounded == ssim(sr, hr, 3, round_y=True).item()
+        assert scores.psnr_rgb == psnr(sr, hr, 3, y_channel=False).item()
+        assert len({*vars(scores).values()}) == 7
+
+    def test_mean(self) -> None:
+        one, three = (Scores(*[float(value)] * 7) for value in (1, 3))
+        assert mean_scores([one, three]) == Scores(*[2.0] * 7)
+        with pytest.raises(ValueError, match="nothing to take the mean of"):
+            mean_scores([])
+
+    def test_an_identical_image_makes_the_mean_infinite(self) -> None:
+        identical = Scores(math.inf, 1, math.inf, 1, math.inf, 1, 0.1)
+        mean = mean_scores([identical, Scores(30, 0.9, 30, 0.9, 28, 0.8, 0.1)])
+        assert mean.psnr_y == math.inf
+        assert mean.ssim_y == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(2, (10, 12)), (3, (9, 12)), (4, (8, 12))])
+def test_modcrop_cuts_bottom_and_right(scale: int, size: tuple[int, int]) -> None:
+    image = torch.arange(11 * 13).reshape(1, 11, 13)
+    cropped = modcrop(image, scale)
+    assert cropped.shape == (1, *size)
+    assert torch.equal(cropped, image[:, : size[0], : size[1]])
+
+
+class TestErrors:
+    def test_an_unreadable_image_is_named_and_ends_it(self, folder: Path) -> None:
+        (folder / "c.png").write_text("not an image")
+        with pytest.raises(DatasetError, match=r"cannot read the image .*c\.png"):
+            evaluate(EvalOptions((str(folder),), "bicubic", 2))
+
+    @pytest.mark.parametrize(("scale", "needed"), [(2, 15), (3, 17), (4, 19)])
+    def test_a_small_image_is_named(self, tmp_path: Path, scale: int, needed: int) -> None:
+        fits = -(-needed // scale) * scale
+        upscale = lambda lr: bicubic_upscale(lr, scale)  # noqa: E731
+        path = save_png(tmp_path / "small.png", photo_like(fits, fits))
+        assert evaluate_image(path, upscale, scale).size == (fits, fits)
+        save_png(path, photo_like(fits - 1, fits))
+        message = rf"small\.png is too small to be measured at x{scale}: .* at least {needed}"
+        with pytest.raises(DatasetError, match=message):
+            evaluate_image(path, upscale, scale)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_result_that_is_not_finite(self, folder: Path, value: float) -> None:
+        def broken(lr: Tensor) -> Tensor:
+            sr = bicubic(lr, 2)
+            sr[0, 0, 5, 5] = value
+            return sr
+
+        with pytest.raises(NumericalError, match=r"a\.png is not finite"):
+            evaluate_dataset(find_dataset(str(folder)), broken, 2)
+
+    def test_weights_are_looked_for_before_the_data(self, tmp_path: Path) -> None:
+        options = EvalOptions(("Set5",), "pan", 4, str(tmp_path / "gone"), data_root=tmp_path)
+        with pytest.raises(WeightsError, match="gone"):
+            evaluate(options)
+
+    def test_all_data_is_looked_for_before_anything_is_computed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "evaluate_dataset", None)
+        with pytest.raises(UsageError, match="unknown data set 'nowhere'"):
+            evaluate(EvalOptions((str(folder), "nowhere"), "bicubic", 2))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"datasets": ()}, "at least one data set"),
+            ({"model": "bicubic", "weights": "w.safetensors"}, "bicubic has no weights"),
+            ({"model": "bicubic", "scale": 5}, r"no scale 5 \(valid: 2, 3, 4\)"),
+        ],
+    )
+    def test_options(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            EvalOptions(**{"datasets": ("Set5",), **arguments})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("model", "scale", "message"),
+        [("pam", 4, "did you mean 'pan'"), ("pan", 8, r"no scale 8 \(valid: 2, 3, 4\)")],
+    )
+    def test_unknown_models(self, folder: Path, model: str, scale: int, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            evaluate(EvalOptions((str(folder),), model, scale))
+
+
+class TestReport:
+    def test_is_json_and_complete(self, folder: Path, pan_weights: Path) -> None:
+        options = EvalOptions((str(folder),), "pan", 2, weights=str(pan_weights), device="cpu")
+        data = json.loads(json.dumps(report_as_dict(evaluate(options)), allow_nan=False))
+        assert (data["model"], data["scale"]) == ("pan", 2)
+        assert data["protocol"]["crop_border"] == 2
+        assert {"sruplift", "python", "torch", "numpy", "pillow"} <= set(data["versions"])
+        assert data["weights"]["file"] == "random.safetensors"
+        assert data["weights"]["source"] == "file"
+        assert len(data["weights"]["sha256"]) == 64
+        (mine,) = data["datasets"]
+        assert (mine["name"], mine["count"], mine["paper"]) == ("mine", 2, None)
+        keys = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "seconds"}
+        assert [image["name"] for image in mine["images"]] == ["a.png", "b.png"]
+        assert mine["images"][0]["size"] == [50, 60]
+        for key in keys:
+            values = [image[key] for image in mine["images"]]
+            assert mine["mean"][key] == pytest.approx(sum(values) / 2)
+
+    def test_infinite_psnr_is_null(self, tmp_path: Path) -> None:
+        save_png(tmp_path / "flat" / "a.png", torch.full((3, 32, 32), 0.4))
+        report = evaluate(EvalOptions((str(tmp_path / "flat"),), "bicubic", 2))
+        assert report.datasets[0].mean.psnr_y == math.inf
+        data = json.loads(json.dumps(report_as_dict(report), allow_nan=False))
+        mean = data["datasets"][0]["mean"]
+        assert mean["psnr_y"] is None
+        assert mean["ssim_y"] == pytest.approx(1)
+        assert "identical" in data["protocol"]["psnr"]
+        assert data["weights"] is None
+
+    def test_the_papers_numbers_are_for_the_benchmark_alone(
+        self, tmp_path: Path, pan_weights: Path
+    ) -> None:
+        for index in range(5):
+            save_png(tmp_path / "Set5" / f"{index}.png", photo_like(20, 22, seed=index))
+        names = ("Set5", str(tmp_path / "Set5"))
+        report = evaluate(
+            EvalOptions(names, "pan", 2, str(pan_weights), data_root=tmp_path, device="cpu")
+        )
+        benchmark, folder = report_as_dict(report)["datasets"]
+        assert (benchmark["name"], folder["name"]) == ("Set5", "Set5")
+        assert benchmark["mean"]["psnr_y"] == folder["mean"]["psnr_y"]
+        assert folder["paper"] is None
+        assert benchmark["paper"]["psnr"] == 38.00
+        assert benchmark["paper"]["source"] == "PAN Table 5"
+
+    def test_a_paper_that_rounds_y_is_compared_with_rounded_y(self) -> None:
+        images = (ImageResult("a.png", (40, 40), Scores(30, 0.9, 29.9, 0.89, 28, 0.8, 0.1)),)
+        rounding = find_published("hpinet-m", 4, "Set5")
+        assert rounding is not None
+        assert DatasetResult("Set5", images, rounding).as_in_paper == (29.9, 0.89)
+        plain = find_published("pan", 4, "Set5")
+        assert DatasetResult("Set5", images, plain).as_in_paper == (30, 0.9)
+        assert DatasetResult("Set5", images).as_in_paper == (30, 0.9)
+
+
+class TestPublished:
+    @pytest.mark.parametrize(
+        ("model", "scale", "dataset", "numbers"),
+        [
+            ("pan", 2, "Set5", (38.00, 0.9605)),
+            ("pan", 3, "Manga109", (33.61, 0.9448)),
+            ("pan", 4, "BSD100", (27.59, 0.7363)),
+            ("pan", 4, "Urban100", (26.11, 0.7854)),
+            ("a2n", 2, "Set14", (33.75, 0.9194)),
+            ("hpinet-s", 4, "Set5", (32.47, None)),
+        ],
+    )
+    def test_numbers(
+        self, model: str, scale: int, dataset: str, numbers: tuple[float, float | None]
+    ) -> None:
+        found = find_published(model, scale, dataset)
+        assert found is not None
+        assert (found.psnr, found.ssim) == numbers
+        assert found.paper == PAPERS[found.source.split()[0]]
+
+    @pytest.mark.parametrize(
+        ("model", "scale", "dataset"),
+        [
+            ("bicubic", 4, "Set5"),
+            ("pan", 8, "Set5"),
+            ("pan", 4, "mine"),
+            ("pan", 4, "model"),
+            ("maffsrn", 4, "Manga109"),
+        ],
+    )
+    def test_what_nobody_published(self, model: str, scale: int, dataset: str) -> None:
+        assert find_published(model, scale, dataset) is None
+
+    def test_every_row_is_plausible_and_has_its_paper(self) -> None:
+        rows = [
+            found
+            for model in ("pan", "a2n", "a2n-m", "maffsrn", "maffsrn-l", "srram", "srram-l")
+            + ("hpinet-s", "hpinet-m", "hpinet-l")
+            for scale in (2, 3, 4)
+            for dataset in DATASETS
+            if (found := find_published(model, scale, dataset))
+        ]
+        assert len(rows) > 90
+        for row in rows:
+            assert row.paper
+            assert row.psnr is not None
+            assert 20 < row.psnr < 40
+            assert row.ssim is None or 0.7 < row.ssim < 1
+            assert row.round_y == row.source.startswith("HPINet")
+
+    @pytest.mark.shared
+    def test_is_the_shared_table(self, shared: Path) -> None:
+        ours = Path(module.__file__).with_name("published.csv").read_bytes()
+        assert ours == (shared / "published.csv").read_bytes()
