@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sruplift import __version__
 from sruplift.datasets import Dataset, find_dataset, read_hr
-from sruplift.engine import Engine
+from sruplift.engine import Engine, is_out_of_memory
 from sruplift.errors import DatasetError, NumericalError, UsageError
 from sruplift.metrics import min_size, psnr, ssim
 from sruplift.published import Published, find_published
@@ -197,11 +197,26 @@ def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
         )
     lr = to_float(degrade(hr, scale))[None]
     start = time.perf_counter()
-    sr = upscale(lr).to("cpu", torch.float32)
+    sr = _run_whole(upscale, lr, path)
     seconds = time.perf_counter() - start
-    if not sr.isfinite().all():
-        raise NumericalError(f"the network's output for {path} is not finite (NaN or infinity)")
     return ImageResult(path.name, (height, width), score(sr, to_float(hr)[None], scale, seconds))
+
+
+def _run_whole(upscale: Upscale, lr: Tensor, path: Path) -> Tensor:
+    """SR on the CPU; what goes wrong names the image."""
+    try:
+        sr = upscale(lr).to("cpu", torch.float32)
+    except NumericalError as error:
+        raise NumericalError(f"{path} cannot be measured: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DatasetError(
+            f"{path} cannot be measured: the device is out of memory for a whole image"
+        ) from error
+    if not sr.isfinite().all():
+        raise NumericalError(f"{path} cannot be measured: the result is NaN or infinite somewhere")
+    return sr
 
 
 def score(sr: Tensor, hr: Tensor, scale: int, seconds: float = 0.0) -> Scores:

@@ -236,8 +236,27 @@ class TestErrors:
             sr[0, 0, 5, 5] = value
             return sr
 
-        with pytest.raises(NumericalError, match=r"a\.png is not finite"):
+        with pytest.raises(NumericalError, match=r"a\.png cannot be measured: .* NaN or infin"):
             evaluate_dataset(find_dataset(str(folder)), broken, 2)
+
+    @pytest.mark.parametrize(
+        ("error", "raised", "words"),
+        [
+            (NumericalError("it is black"), NumericalError, "it is black"),
+            (torch.OutOfMemoryError("CUDA out of memory"), DatasetError, "is out of memory"),
+            (MemoryError(), DatasetError, "is out of memory"),
+            (RuntimeError("a bug"), RuntimeError, "^a bug$"),
+        ],
+    )
+    def test_what_goes_wrong_in_the_network_names_the_image(
+        self, folder: Path, error: Exception, raised: type[Exception], words: str
+    ) -> None:
+        def failing(_: Tensor) -> Tensor:
+            raise error
+
+        with pytest.raises(raised, match=words) as caught:
+            evaluate_dataset(find_dataset(str(folder)), failing, 2)
+        assert ("a.png cannot be measured" in str(caught.value)) == (words != "^a bug$")
 
     def test_weights_are_looked_for_before_the_data(self, tmp_path: Path) -> None:
         options = EvalOptions(("Set5",), "pan", 4, str(tmp_path / "gone"), data_root=tmp_path)
