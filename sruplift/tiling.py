@@ -151,23 +151,25 @@ def _centred(low: int, high: int, width: int) -> tuple[int, int]:
     return first, first + width
 
 
-def axis_window(span: Span, scale: int = 1) -> Tensor:
-    """Blend weights of a tile's kept part, float32 (kept * scale,), in (0, 1].
+def axis_window(span: Span, scale: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Blend weights of a tile's kept part, (kept * scale,), in (0, 1].
 
     The weights of neighbours sum to one: the falling ramp is one minus the rising one.
     """
     kept = span.kept
-    window = torch.ones((kept.stop - kept.start) * scale)
-    rising = _ramp((span.fade_in[1] - span.fade_in[0]) * scale)
-    falling = 1 - _ramp((span.fade_out[1] - span.fade_out[0]) * scale)
+    window = torch.ones((kept.stop - kept.start) * scale, dtype=dtype)
+    rising = _ramp((span.fade_in[1] - span.fade_in[0]) * scale, dtype)
+    falling = 1 - _ramp((span.fade_out[1] - span.fade_out[0]) * scale, dtype)
     window[: len(rising)] = rising
     window[len(window) - len(falling) :] = falling
     return window
 
 
-def _ramp(length: int) -> Tensor:
+def _ramp(length: int, dtype: torch.dtype) -> Tensor:
     """Half a cosine from 0 to 1, sampled at pixel centres: never 0 and never 1."""
-    return 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(length) + 0.5) / max(length, 1))
+    return 0.5 - 0.5 * torch.cos(
+        torch.pi * (torch.arange(length, dtype=dtype) + 0.5) / max(length, 1)
+    )
 
 
 def run_tiled(
@@ -235,7 +237,6 @@ def _run_row(
     scale: int,
 ) -> Tensor:
     """One row of tiles, blended sideways and faded up and down: (B, C, kept rows, W * scale)."""
-    vertical = axis_window(row, scale)[:, None]
     strip: Tensor | None = None
     for column in columns:
         result = _run_tile(fn, image, row, column)
@@ -245,7 +246,8 @@ def _run_row(
         if strip is None:
             strip = kept.new_zeros((*kept.shape[:-1], columns[-1].stop * scale))
         to = slice(column.kept.start * scale, column.kept.stop * scale)
-        strip[..., to] += kept * (vertical * axis_window(column, scale))
+        vertical = axis_window(row, scale, kept.dtype)[:, None]
+        strip[..., to] += kept * (vertical * axis_window(column, scale, kept.dtype))
     assert strip is not None
     return strip
 
