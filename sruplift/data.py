@@ -239,15 +239,6 @@ def modcrop(image: Tensor, scale: int) -> Tensor:
     return image[..., : height - height % scale, : width - width % scale]
 
 
-def available_memory() -> int:
-    """Bytes of main memory that a program may still take."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return 4 * 1024**3
-
-
 def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[Tensor]:
     """Decoded images in order, a few ahead: never all of them at once."""
     ahead = 16

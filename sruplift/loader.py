@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sruplift import data
 from sruplift.config import TrainConfig
 from sruplift.errors import ConfigError
+from sruplift.memory import available_memory
 from sruplift.metrics import psnr
 from sruplift.resize import bicubic
 
@@ -125,9 +126,10 @@ def _cache_place(
         return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
     pixels = sum(height * width for height, width in data.read_lr_sizes(files, config.scale))
     needed = pixels * 3 * (1 + config.scale**2)
-    if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
-        return device
-    return torch.device("cpu") if needed < data.available_memory() / 2 else None
+    for place in (device, torch.device("cpu")):
+        if needed < available_memory(place) / 2:
+            return place
+    return None
 
 
 def _require_divisible(config: TrainConfig, processes: int) -> None:

@@ -32,6 +32,7 @@ from sruplift.checkpoint import (
 )
 from sruplift.config import TrainConfig
 from sruplift.data import fingerprint
+from sruplift.engine import choose_precision
 from sruplift.errors import ConfigError, NumericalError, WeightsError
 from sruplift.importer import read_tensors, recognise
 from sruplift.loader import Patches, Validation, split_files
@@ -355,11 +356,10 @@ def _init_tensors(init: str) -> dict[str, Tensor]:
 
 
 def _precision(wanted: str, device: torch.device) -> str:
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
+    if wanted == "auto" and device.type == "cuda":
+        # Small gradients vanish in fp16, which `upscale` prefers.
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return choose_precision(wanted, device)
 
 
 def _require_folder(folder: Path) -> None:
