@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sruplift.data import read_rgb
+from sruplift.datasets import read_hr
 from sruplift.upscale import Upscaler
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, nargs="+", default=[64, 96, 128, 192])
     parser.add_argument("--overlaps", type=int, nargs="+", default=[8, 16, 24, 32, 48, 56])
     options = parser.parse_args()
-    image = read_rgb(options.image).float() / 255
+    image = read_hr(options.image).float() / 255
     # A tile as large as the image is the image.
     whole = enlarge(options, image, max(image.shape), 0)
     print("| tile | overlap | worst, of 255 | PSNR dB | pixels that differ after rounding |")

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from sruplift.datasets import is_image_name, read_hr
 from sruplift.errors import DatasetError
-from sruplift.resize import bicubic
+from sruplift.resize import bicubic, modcrop
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"})
 HOLD_OUT = 20
 # LR pixels around a patch so that the degradation of a crop equals that of the whole image.
 MARGIN = 4
@@ -126,7 +125,7 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, item: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
         image, top, left, transform, patch_size = item
         s = self.scale
-        hr = modcrop(read_rgb(self.files[image]), s)
+        hr = modcrop(read_hr(self.files[image]), s)
         height, width = hr.shape[1] // s, hr.shape[2] // s
         y0, x0 = max(top - MARGIN, 0), max(left - MARGIN, 0)
         y1, x1 = min(top + patch_size + MARGIN, height), min(left + patch_size + MARGIN, width)
@@ -175,7 +174,7 @@ def list_images(folders: Iterable[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise DatasetError(f"no such folder of images: {folder}")
-        found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = [path for path in sorted(folder.rglob("*")) if is_image_name(path.name)]
         if not found:
             raise DatasetError(f"no images in {folder}")
         files += found
@@ -212,15 +211,6 @@ def fingerprint(files: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def read_rgb(file: Path) -> Tensor:
-    """An image as (3, H, W) uint8; DatasetError names a file that cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"cannot read training image {file}: {error}") from error
-
-
 def read_lr_sizes(files: Sequence[Path], scale: int) -> list[tuple[int, int]]:
     """LR (height, width) of each image, from the files' headers."""
     sizes = []
@@ -233,19 +223,13 @@ def read_lr_sizes(files: Sequence[Path], scale: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def modcrop(image: Tensor, scale: int) -> Tensor:
-    """(..., H, W) cropped at the bottom and the right to multiples of ``scale``."""
-    height, width = image.shape[-2:]
-    return image[..., : height - height % scale, : width - width % scale]
-
-
 def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path]) -> Iterator[Tensor]:
     """Decoded images in order, a few ahead: never all of them at once."""
     ahead = 16
-    pending = [pool.submit(read_rgb, file) for file in files[:ahead]]
+    pending = [pool.submit(read_hr, file) for file in files[:ahead]]
     for file in files[ahead:]:
         yield pending.pop(0).result()
-        pending.append(pool.submit(read_rgb, file))
+        pending.append(pool.submit(read_hr, file))
     for future in pending:
         yield future.result()
 

@@ -114,7 +114,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
         files = [path for path in folder.iterdir() if path.is_file()]
     except OSError as error:
         raise DatasetError(f"cannot read the folder {folder}: {error.strerror}") from error
-    found = (path for path in files if _is_image_name(path.name))
+    found = (path for path in files if is_image_name(path.name))
     return tuple(sorted(found, key=lambda path: path.name))
 
 
@@ -221,7 +221,7 @@ def _from_hub(spec: DatasetSpec) -> Path:
     tarball = hub.download(spec.repo, spec.file, repo_type="dataset", error=DatasetError)
     try:
         _check_md5(spec, tarball)
-        extract_flat(tarball, folder, _is_image_name)
+        extract_flat(tarball, folder, is_image_name)
         images = list_images(folder)
         if len(images) != spec.count:
             shutil.rmtree(folder, ignore_errors=True)
@@ -249,6 +249,6 @@ def _wrong_count(spec: DatasetSpec, found: int, where: str) -> str:
     return f"{where} has {images}, {spec.name} has {spec.count}"
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """By suffix. macOS leaves hidden ``._name.png`` files in tarballs, which are not images."""
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES

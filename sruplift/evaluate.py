@@ -29,7 +29,7 @@ from sruplift.engine import Engine, is_out_of_memory
 from sruplift.errors import DatasetError, NumericalError, UsageError
 from sruplift.metrics import min_size, psnr, ssim
 from sruplift.published import Published, find_published
-from sruplift.resize import bicubic
+from sruplift.resize import bicubic, modcrop
 from sruplift.weights import WeightsFile, find_weights, load_model
 
 BICUBIC = "bicubic"
@@ -245,12 +245,6 @@ def mean_scores(scores: Iterable[Scores]) -> Scores:
     names = [field.name for field in fields(Scores)]
     # fmean, because statistics.mean of an infinity is an error.
     return Scores(**{name: statistics.fmean(getattr(row, name) for row in rows) for name in names})
-
-
-def modcrop(image: Tensor, scale: int) -> Tensor:
-    """(..., H, W) without its last rows and columns, so that both are multiples of ``scale``."""
-    height, width = image.shape[-2:]
-    return image[..., : height - height % scale, : width - width % scale]
 
 
 def degrade(hr: Tensor, scale: int) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from sruplift import data
 from sruplift.config import TrainConfig
+from sruplift.datasets import read_hr
 from sruplift.errors import ConfigError
 from sruplift.memory import available_memory
 from sruplift.metrics import psnr
-from sruplift.resize import bicubic
+from sruplift.resize import bicubic, modcrop
 
 
 class Patches:
@@ -89,7 +90,7 @@ class Validation:
         step = max(1, len(files) // wanted)
         self.scale = config.scale
         self.device = device
-        self.hr = [data.modcrop(data.read_rgb(f), self.scale) for f in files[::step][:wanted]]
+        self.hr = [modcrop(read_hr(f), self.scale) for f in files[::step][:wanted]]
 
     @torch.no_grad()
     def psnr(self, network: nn.Module) -> float:

@@ -61,6 +61,12 @@ def bicubic(
     return image
 
 
+def modcrop(image: Tensor, scale: int) -> Tensor:
+    """(..., H, W) without its last rows and columns, so that both are multiples of ``scale``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale, : width - width % scale]
+
+
 def _resize_axis(image: Tensor, axis: int, length: int, scale: float, antialias: bool) -> Tensor:
     """One pass over ``axis`` (-2 or -1); integers are rounded and clipped at its end."""
     integer = image.dtype == torch.uint8

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_data import write_images
 
 from sruplift.config import TrainConfig, build_config
-from sruplift.data import read_rgb
+from sruplift.datasets import read_hr
 from sruplift.errors import ConfigError, NumericalError, WeightsError
 from sruplift.metrics import psnr
 from sruplift.resize import bicubic
@@ -97,7 +97,7 @@ def test_training_learns_more_than_bicubic(images: Path, tmp_path: Path) -> None
     )
     train(learning, tmp_path)
     values = [float(line["val_psnr"]) for line in log(tmp_path) if line["val_psnr"]]
-    hr = read_rgb(images / "val" / "0.png")
+    hr = read_hr(images / "val" / "0.png")
     enlarged = bicubic(bicubic(hr, 1 / 2), size=(hr.shape[1], hr.shape[2]))
     baseline = float(psnr(enlarged[None] / 255, hr[None] / 255, 2))
     assert values[-1] > baseline + 0.1
