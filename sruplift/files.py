@@ -81,25 +81,31 @@ def plan_jobs(
     """
     if suffix is not None:
         check_suffix(suffix)
-    found = [*dict.fromkeys(each for path in inputs for each in _images(path))]
-    into_folder = into_folder or len(inputs) != 1 or inputs[0].is_dir()
-    if output is not None and (into_folder or output.is_dir()):
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"{shown(output)} is a file: several images need a folder")
-        into_folder = True
-    elif output is not None:
-        check_suffix(output.suffix, output)
-        if suffix is not None and WRITABLE[output.suffix.lower()] != WRITABLE[suffix]:
-            raise UsageError(f"--format {suffix[1:]} contradicts the name {shown(output)}")
-        return [each if isinstance(each, Failure) else Job(each, output) for each in found]
+    several = len(inputs) != 1 or inputs[0].is_dir()
+    folder = output is not None and (into_folder or several or output.is_dir())
+    if output is not None:
+        _check_output(output, suffix, folder)
+    found = dict.fromkeys(each for path in inputs for each in _images(path))
     jobs: list[Job | Failure] = []
     for each in found:
-        if isinstance(each, Path):
-            folder = each.parent if output is None else output
-            jobs.append(Job(each, folder / output_name(each, model, scale, suffix)))
-        else:
+        if isinstance(each, Failure):
             jobs.append(each)
+        elif output is None:
+            jobs.append(Job(each, each.parent / output_name(each, model, scale, suffix)))
+        else:
+            name = output_name(each, model, scale, suffix)
+            jobs.append(Job(each, output / name if folder else output))
     return _checked(_without_own_results(jobs, inputs))
+
+
+def _check_output(output: Path, suffix: str | None, folder: bool) -> None:
+    if folder and output.exists() and not output.is_dir():
+        raise UsageError(f"{shown(output)} is a file: several images need a folder")
+    if folder:
+        return
+    check_suffix(output.suffix, output)
+    if suffix is not None and WRITABLE[output.suffix.lower()] != WRITABLE[suffix]:
+        raise UsageError(f"--format {suffix[1:]} contradicts the name {shown(output)}")
 
 
 def output_name(source: Path, model: str, scale: int, suffix: str | None = None) -> str:

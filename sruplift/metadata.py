@@ -40,18 +40,22 @@ def portable_exif(exif: Pillow.Exif) -> bytes | None:
     return copy.tobytes() if len(copy) else None
 
 
-def sized_exif(exif: bytes, height: int, width: int) -> Pillow.Exif:
+def sized_exif(exif: bytes, height: int, width: int) -> bytes:
     """``exif`` with the size of the pixels that it will be written beside."""
     result = Pillow.Exif()
     result.load(exif)
-    details = result.get_ifd(ExifTags.IFD.Exif)
-    for tag, value in (
-        (ExifTags.Base.ExifImageWidth, width),
-        (ExifTags.Base.ExifImageHeight, height),
-    ):
-        if tag in details:
-            details[tag] = value
-    return result
+    if ExifTags.IFD.Exif in result:
+        details = result.get_ifd(ExifTags.IFD.Exif)
+        sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
+        details.update({tag: size for tag, size in sizes.items() if tag in details})
+    return result.tobytes()
+
+
+def has_folders(exif: bytes) -> bool:
+    """Whether ``exif`` has directories of its own, such as the exposure's or the place's."""
+    parsed = Pillow.Exif()
+    parsed.load(exif)
+    return ExifTags.IFD.Exif in parsed or ExifTags.IFD.GPSInfo in parsed
 
 
 def resolution(info: dict[Any, Any]) -> tuple[float, float] | None:

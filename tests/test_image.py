@@ -1,0 +1,534 @@
+"""Files to pixels and back, each promise checked on real pixels."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import grey_profile, photo, rgb_profile
+from PIL import ExifTags, ImageCms
+from PIL import Image as Pillow
+
+from sruplift import image as image_module
+from sruplift.errors import ImageError, UsageError
+from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, read_image, write_image
+
+LOSSLESS = [".png", ".tif", ".tiff"]
+ALL = [*LOSSLESS, ".jpg", ".jpeg", ".webp", ".avif"]
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    Pillow.fromarray(array).save(path, **options)
+    return path
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape
+    return float(np.abs(a.astype(float) - b.astype(float)).mean())
+
+
+def smooth(height: int = 32, width: int = 40, channels: int = 3) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [20 + x * 5, 230 - y * 5, 60 + x + y * 2, 250 - x * 2][:channels]
+    return np.stack(planes, axis=2).astype(np.uint8).squeeze()
+
+
+def rgb16_png(height: int, width: int) -> bytes:
+    """Sixteen bits per channel, which Pillow reads but cannot write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+    rows = b"".join(b"\0" + bytes(range(6)) * width for _ in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+# ---- Pixels
+
+
+@pytest.mark.parametrize("suffix", ALL)
+def test_rgb_survives_every_format(tmp_path: Path, suffix: str) -> None:
+    pixels = smooth()
+    path = tmp_path / f"a{suffix}"
+    write_image(path, Image(pixels))
+    result = read_image(path)
+    assert result.pixels.dtype == np.uint8
+    assert difference(result.pixels, pixels) <= (0 if suffix in LOSSLESS else 1.5)
+    assert result.alpha is None
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
+def test_grey_stays_one_channel(tmp_path: Path, suffix: str) -> None:
+    pixels = smooth(channels=1)[..., None]
+    path = tmp_path / f"a{suffix}"
+    write_image(path, Image(pixels))
+    with Pillow.open(path) as written:
+        assert written.mode == "L"
+    result = read_image(path)
+    assert result.pixels.shape == (32, 40, 1)
+    assert difference(result.pixels, pixels) < 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".avif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_survives(tmp_path: Path, suffix: str, channels: int) -> None:
+    pixels = smooth(channels=channels).reshape(32, 40, channels)
+    alpha = smooth(channels=1)
+    path = tmp_path / f"a{suffix}"
+    write_image(path, Image(pixels, alpha))
+    result = read_image(path)
+    assert result.alpha is not None
+    assert difference(result.alpha, alpha) < 1.5
+    assert difference(np.broadcast_to(pixels, result.pixels.shape), result.pixels) < 3
+
+
+def test_jpeg_colours_are_not_halved(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2] = (255, 0, 0)
+    pixels[:, 1::2] = (0, 0, 255)
+    write_image(tmp_path / "a.jpg", Image(pixels), quality=100)
+    assert difference(read_image(tmp_path / "a.jpg").pixels, pixels) < 5
+
+
+def test_quality_is_obeyed(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".webp", ".avif"):
+        sizes = []
+        for quality in (20, 90):
+            path = tmp_path / f"{quality}{suffix}"
+            write_image(path, Image(photo(64, 64)), quality=quality)
+            sizes.append(path.stat().st_size)
+        assert sizes[0] * 1.5 < sizes[1]
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_sixteen_bit_grey_stays_sixteen(tmp_path: Path, suffix: str) -> None:
+    pixels = (np.arange(2000, dtype=np.uint16) * 30).reshape(40, 50)
+    result = read_image(save(tmp_path / f"a{suffix}", pixels))
+    assert result.pixels.dtype == np.uint16
+    assert np.array_equal(result.pixels[..., 0], pixels)
+    assert output_dtype(tmp_path / f"b{suffix}", result) == np.uint16
+    write_image(tmp_path / f"b{suffix}", result)
+    assert np.array_equal(read_image(tmp_path / f"b{suffix}").pixels, result.pixels)
+
+
+def test_sixteen_bits_need_a_format_that_holds_them() -> None:
+    deep = Image(np.zeros((2, 2, 1), np.uint16))
+    assert output_dtype(Path("a.jpg"), deep) == np.uint8
+    assert output_dtype(Path("a.png"), Image(np.zeros((2, 2, 1), np.uint8))) == np.uint8
+    with_alpha = Image(np.zeros((2, 2, 1), np.uint16), np.zeros((2, 2), np.uint16))
+    assert output_dtype(Path("a.png"), with_alpha) == np.uint8
+
+
+def test_sixteen_bit_colour_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(rgb16_png(3, 4))
+    result = read_image(path)
+    assert result.pixels.dtype == np.uint8
+    assert result.pixels[0, 0].tolist() == [0, 2, 4]
+    assert result.notes == ("the file has 16 bits per channel, of which 8 are kept",)
+
+
+def test_palettes_become_rgb_and_keep_transparency(tmp_path: Path) -> None:
+    pixels = np.array([[0, 1], [2, 1]], np.uint8)
+    palette = Pillow.fromarray(pixels).convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "a.png")
+    opaque = read_image(tmp_path / "a.png")
+    assert opaque.pixels[0].tolist() == [[255, 0, 0], [0, 255, 0]]
+    assert opaque.alpha is None
+    for name in ("a.png", "a.gif"):
+        palette.save(tmp_path / name, transparency=1)
+        clear = read_image(tmp_path / name)
+        assert clear.pixels[1, 0].tolist() == [0, 0, 255]
+        assert clear.alpha is not None
+        assert clear.alpha.tolist() == [[255, 0], [255, 0]]
+
+
+def test_bitmaps_and_black_and_white_are_read(tmp_path: Path) -> None:
+    pixels = smooth()
+    assert np.array_equal(read_image(save(tmp_path / "a.bmp", pixels)).pixels, pixels)
+    Pillow.fromarray(smooth(channels=1)).convert("1").save(tmp_path / "b.png")
+    result = read_image(tmp_path / "b.png")
+    assert result.pixels.shape == (32, 40, 1)
+    assert {*np.unique(result.pixels)} == {0, 255}
+
+
+def test_cmyk_becomes_rgb_with_a_warning(tmp_path: Path) -> None:
+    Pillow.fromarray(smooth()).convert("CMYK").save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    result = read_image(tmp_path / "a.jpg")
+    assert difference(result.pixels, smooth()) < 4
+    assert result.notes == ("CMYK without a usable colour profile: the colours are approximate",)
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", np.zeros((3, 3), np.float32))
+    with pytest.raises(ImageError, match=r"a\.tif: pixels of type 'F' are not supported"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 20_000), (20_000, 3)])
+def test_extreme_shapes(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.full((*size, 3), 77, np.uint8)
+    write_image(tmp_path / "a.png", Image(pixels))
+    assert np.array_equal(read_image(tmp_path / "a.png").pixels, pixels)
+
+
+# ---- What goes with the pixels
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_reset(tmp_path: Path, suffix: str, orientation: int) -> None:
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:12, :20], upright[:12, 20:], upright[12:, :20] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    turn = {
+        2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+        3: Pillow.Transpose.ROTATE_180,
+        4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+        5: Pillow.Transpose.TRANSPOSE,
+        6: Pillow.Transpose.ROTATE_90,
+        7: Pillow.Transpose.TRANSVERSE,
+        8: Pillow.Transpose.ROTATE_270,
+    }
+    stored = Pillow.fromarray(upright)
+    if orientation > 1:
+        stored = stored.transpose(turn[orientation])
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(tmp_path / f"a{suffix}", exif=exif, quality=95)
+    image = read_image(tmp_path / f"a{suffix}")
+    assert image.size == (24, 40)
+    assert difference(image.pixels, upright) < 8
+    write_image(tmp_path / f"b{suffix}", image)
+    with Pillow.open(tmp_path / f"b{suffix}") as written:
+        assert written.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        assert difference(np.asarray(written), upright) < 8
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("source", [".jpg", ".tif"])
+def test_exif_is_kept(tmp_path: Path, source: str, suffix: str) -> None:
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Model] = "camera"
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.DateTimeOriginal] = "2024:05:06 07:08:09"
+    details[ExifTags.Base.ExifImageWidth] = 1
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    save(tmp_path / f"a{source}", smooth(), exif=exif.tobytes())
+    write_image(tmp_path / f"b{suffix}", read_image(tmp_path / f"a{source}"))
+    with Pillow.open(tmp_path / f"b{suffix}") as written:
+        result = written.getexif()
+        details = result.get_ifd(ExifTags.IFD.Exif)
+        assert result[ExifTags.Base.Model] == "camera"
+        assert details[ExifTags.Base.DateTimeOriginal] == "2024:05:06 07:08:09"
+        assert details[ExifTags.Base.ExifImageWidth] == 40
+        assert result.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+    assert difference(read_image(tmp_path / f"b{suffix}").pixels, smooth()) < 2
+
+
+def test_damaged_exif_is_dropped_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    path = save(tmp_path / "a.jpg", smooth())
+    monkeypatch.setattr(image_module, "portable_exif", broken)
+    image = read_image(path)
+    assert image.exif is None
+    assert image.notes == ("the EXIF data is damaged: it is dropped",)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_resolution_is_kept(tmp_path: Path, suffix: str) -> None:
+    image = read_image(save(tmp_path / f"a{suffix}", smooth(), dpi=(300, 300)))
+    write_image(tmp_path / f"b{suffix}", image)
+    with Pillow.open(tmp_path / f"b{suffix}") as written:
+        assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+def test_a_wide_gamut_profile_keeps_its_colours(tmp_path: Path, suffix: str) -> None:
+    profile = rgb_profile()
+    patches = np.array([(255, 0, 0), (0, 255, 0), (128, 128, 128), (10, 10, 30)], np.uint8)
+    pixels = patches.repeat(16, axis=0)[None].repeat(16, axis=0)
+    save(tmp_path / "a.png", pixels, icc_profile=profile)
+    write_image(tmp_path / f"b{suffix}", read_image(tmp_path / "a.png"), quality=100)
+    with Pillow.open(tmp_path / f"b{suffix}") as written:
+        assert written.info["icc_profile"] == profile
+        flat = np.asarray(written)[8, 8::16].astype(int)
+    assert np.abs(flat - patches).max() <= (0 if suffix in LOSSLESS else 1)
+
+
+def test_grey_keeps_its_profile(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", smooth(channels=1), icc_profile=grey_profile())
+    image = read_image(tmp_path / "a.png")
+    assert image.icc_profile == grey_profile()
+    assert image.notes == ()
+
+
+@pytest.mark.parametrize("profile", [b"rubbish", rgb_profile()[:150], grey_profile()])
+def test_a_profile_that_cannot_be_used_is_dropped_with_a_warning(
+    tmp_path: Path, profile: bytes
+) -> None:
+    image = read_image(save(tmp_path / "a.jpg", smooth(), icc_profile=profile))
+    assert image.icc_profile is None
+    assert image.notes == (
+        "the colour profile is damaged or of another colour space: it is dropped",
+    )
+
+
+def test_cmyk_with_a_profile_is_converted_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CMYK profile is at hand: an RGB conversion stands in, and must be called."""
+    used = []
+
+    def convert(picture: Pillow.Image, profile: object) -> Pillow.Image:
+        used.append(profile)
+        return Pillow.new("RGB", picture.size, (1, 2, 3))
+
+    picture = Pillow.new("CMYK", (2, 2))
+    picture.info["icc_profile"] = b"cmyk"
+    stand_in = ImageCms.createProfile("sRGB")
+    monkeypatch.setattr(image_module, "open_profile", lambda *_: stand_in)
+    monkeypatch.setattr(image_module, "to_srgb", convert)
+    image = from_pillow(picture)
+    assert used == [stand_in]
+    assert image.pixels[0, 0].tolist() == [1, 2, 3]
+    assert image.icc_profile is None
+
+
+# ---- Bad input
+
+
+def assert_refused(path: Path, match: str, **options: int) -> None:
+    with pytest.raises(ImageError, match=match) as caught:
+        read_image(path, **options)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_an_image_is_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "none.png", "there is no such file")
+    assert_refused(tmp_path, "it is a folder")
+    (tmp_path / "empty.png").touch()
+    assert_refused(tmp_path / "empty.png", "the file is empty")
+    (tmp_path / "text.jpg").write_text("This is not a picture.")
+    assert_refused(tmp_path / "text.jpg", "it is not an image that can be read .PNG, JPEG")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert_refused(tmp_path / "pipe.png", "it is not a regular file")
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", smooth())
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert_refused(path, "permission denied$")
+
+
+def picture_or_sentence(path: Path) -> Image | None:
+    """The image, or nothing after an error that is fit to be shown."""
+    try:
+        return read_image(path, max_pixels=10**6)
+    except ImageError as error:
+        message = str(error)
+    assert str(path) in message
+    assert "\n" not in message
+    return None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".avif", ".bmp"])
+def test_a_truncated_file_fails_and_never_gives_grey_rows(tmp_path: Path, suffix: str) -> None:
+    whole = save(tmp_path / f"whole{suffix}", photo(48, 64))
+    data = whole.read_bytes()
+    expected = read_image(whole).pixels
+    path = tmp_path / f"cut{suffix}"
+    refused = 0
+    for share in np.linspace(0.01, 0.99, 40):
+        path.write_bytes(data[: int(len(data) * share)])
+        result = picture_or_sentence(path)
+        refused += result is None
+        assert result is None or np.array_equal(result.pixels, expected)
+    assert refused >= 36
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".avif", ".gif"])
+def test_damaged_files_give_a_picture_or_a_sentence(tmp_path: Path, suffix: str) -> None:
+    data = bytearray(save(tmp_path / f"a{suffix}", photo(24, 32)).read_bytes())
+    random = np.random.default_rng(0)
+    path = tmp_path / f"b{suffix}"
+    for _ in range(60):
+        damaged = bytearray(data)
+        for where in random.integers(0, len(data), 3):
+            damaged[where] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        result = picture_or_sentence(path)
+        assert result is None or min(result.size) > 0
+
+
+def test_large_images_need_leave(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", smooth(50, 60))
+    assert_refused(path, "60x50 are 3,000 pixels, more than the limit of 2,999", max_pixels=2999)
+    assert_refused(path, "--max-pixels allows more", max_pixels=2999)
+    assert read_image(path, max_pixels=3000).size == (50, 60)
+
+
+def test_beyond_pillows_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
+    path = save(tmp_path / "a.png", smooth(50, 60))
+    assert read_image(path, max_pixels=3000).size == (50, 60)
+    assert Pillow.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(
+    ("suffix", "what"),
+    [(".gif", "frames"), (".webp", "frames"), (".png", "frames"), (".tif", "pages")],
+)
+def test_more_than_one_picture_is_refused(tmp_path: Path, suffix: str, what: str) -> None:
+    frames = [Pillow.fromarray(photo(8, 8)).rotate(90 * turn) for turn in range(3)]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    assert_refused(tmp_path / f"a{suffix}", f"it has 3 {what}; only single images")
+
+
+def test_a_cameras_two_picture_jpeg_is_read(tmp_path: Path) -> None:
+    frames = [Pillow.fromarray(smooth()), Pillow.fromarray(smooth(8, 8))]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:], quality=95)
+    with Pillow.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "MPO"
+    assert difference(read_image(tmp_path / "a.jpg").pixels, smooth()) < 2
+
+
+def test_a_decoder_that_needs_too_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(_: object) -> None:
+        raise MemoryError
+
+    path = save(tmp_path / "a.bmp", smooth())
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", greedy)
+    assert_refused(path, "not enough memory")
+
+
+# ---- Writing
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, Image(smooth()))
+    before = path.read_bytes()
+    with pytest.raises(ImageError, match=r"a\.png exists .--overwrite replaces it"):
+        write_image(path, Image(photo(5, 5)))
+    assert path.read_bytes() == before
+    write_image(path, Image(photo(5, 5)), overwrite=True)
+    assert read_image(path).size == (5, 5)
+    assert leftovers(tmp_path) == ["a.png"]
+
+
+def test_a_file_that_appears_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    monkeypatch.setattr(image_module.os, "fsync", lambda _: path.write_text("somebody else's"))
+    with pytest.raises(ImageError, match="exists"):
+        write_image(path, Image(smooth()))
+    assert path.read_text() == "somebody else's"
+    assert leftovers(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    path = tmp_path / "a.png"
+    path.write_text("the old one")
+    monkeypatch.setattr(image_module.os, "fsync", full)
+    with pytest.raises(ImageError, match=f"cannot write .*a.png: {os.strerror(code).lower()}"):
+        write_image(path, Image(smooth()), overwrite=True)
+    assert leftovers(tmp_path) == ["a.png"]
+    assert path.read_text() == "the old one"
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_module.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path / "a.png", Image(smooth()))
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_real_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode: real(Path("/dev/full") if "x" in mode else self, "r+b")
+    )
+    with pytest.raises(ImageError, match="no space left on device"):
+        write_image(tmp_path / "a.png", Image(smooth()))
+
+
+def test_folders_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match="there is no folder"):
+        write_image(tmp_path / "none" / "a.png", Image(smooth()))
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(ImageError, match="it is a folder"):
+        write_image(tmp_path / "b.png", Image(smooth()), overwrite=True)
+    monkeypatch.setattr(image_module.os, "access", lambda *_: False)
+    with pytest.raises(ImageError, match="the folder is read-only"):
+        write_image(tmp_path / "a.png", Image(smooth()))
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot write '\.bmp' images"):
+        write_image(tmp_path / "a.bmp", Image(smooth()))
+    assert not holds_alpha(Path("a.jpg"))
+    with pytest.raises(ImageError, match="JPEG has no transparency"):
+        write_image(tmp_path / "a.jpg", Image(smooth(), smooth(channels=1)))
+    with pytest.raises(ImageError, match="WEBP holds at most 16383 pixels a side"):
+        write_image(tmp_path / "a.webp", Image(np.zeros((1, 16_384, 3), np.uint8)))
+    with pytest.raises(ImageError, match="16 bits per channel"):
+        write_image(tmp_path / "a.png", Image(np.zeros((2, 2, 3), np.uint16)))
+    assert leftovers(tmp_path) == []
+
+
+def test_files_get_the_users_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_image(tmp_path / "a.png", Image(smooth()))
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 125 + ".png")
+    write_image(path, Image(smooth()))
+    assert read_image(path).size == (32, 40)
+
+
+def test_pillow_images_in_memory() -> None:
+    picture = Pillow.open(io.BytesIO(rgb16_png(2, 2)))
+    assert from_pillow(picture).size == (2, 2)
+    with pytest.raises(ImageError, match="'F' are not supported"):
+        from_pillow(Pillow.new("F", (2, 2)))
