@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sruplift.models import create_model as create_model
     from sruplift.upscale import Upscaler as Upscaler
-    from sruplift.upscale import upscale as upscale
     from sruplift.weights import load_model as load_model
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import sruplift` and `sruplift --help` do not import torch.
+# The function `upscale` stays in its module, whose name would hide it here once it is loaded.
 _LAZY = {
     "Upscaler": "sruplift.upscale",
-    "upscale": "sruplift.upscale",
     "create_model": "sruplift.models",
     "load_model": "sruplift.weights",
 }
-__all__ = ["Upscaler", "__version__", "create_model", "load_model", "upscale"]
+__all__ = ["Upscaler", "__version__", "create_model", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,6 +52,14 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder; one that the system will not look at is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def plan_jobs(
     inputs: Sequence[Path],
     output: Path | None,
@@ -81,8 +89,8 @@ def plan_jobs(
     """
     if suffix is not None:
         check_suffix(suffix)
-    several = len(inputs) != 1 or inputs[0].is_dir()
-    folder = output is not None and (into_folder or several or output.is_dir())
+    several = len(inputs) != 1 or is_folder(inputs[0])
+    folder = output is not None and (into_folder or several or is_folder(output))
     if output is not None:
         _check_output(output, suffix, folder)
     found = dict.fromkeys(each for path in inputs for each in _images(path))
@@ -99,7 +107,7 @@ def plan_jobs(
 
 
 def _check_output(output: Path, suffix: str | None, folder: bool) -> None:
-    if folder and output.exists() and not output.is_dir():
+    if folder and os.path.lexists(output) and not is_folder(output):
         raise UsageError(f"{shown(output)} is a file: several images need a folder")
     if folder:
         return
@@ -131,7 +139,7 @@ def check_suffix(suffix: str, path: Path | None = None) -> None:
 
 def _images(path: Path) -> Iterable[Path | Failure]:
     """``path`` itself, or the images of a folder, by name."""
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     try:
         files = sorted(each for each in path.iterdir() if each.suffix.lower() in READABLE)

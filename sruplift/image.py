@@ -25,7 +25,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from sruplift.errors import ImageError
-from sruplift.files import READABLE, WRITABLE, check_suffix, reason, shown
+from sruplift.files import READABLE, WRITABLE, check_suffix, is_folder, reason, shown
 from sruplift.metadata import (
     has_folders,
     open_profile,
@@ -188,11 +188,11 @@ def check_destination(path: Path, overwrite: bool) -> None:
         UsageError: the suffix is not one of a format that can be written.
     """
     check_suffix(path.suffix, path)
-    if path.is_dir():
+    if is_folder(path):
         raise ImageError(f"cannot write {shown(path)}: it is a folder")
     if not overwrite and os.path.lexists(path):
         raise ImageError(f"{shown(path)} exists (--overwrite replaces it)")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise ImageError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f"cannot write {shown(path)}: the folder is read-only")

@@ -128,6 +128,11 @@ def test_a_circle_of_links_is_no_obstacle(tmp_path: Path) -> None:
     assert [name for name, _ in plan([tmp_path / "x.png"])] == ["x.png"]
 
 
+def test_a_name_that_is_too_long_is_left_to_the_reader() -> None:
+    path = Path("a" * 300 + ".png")
+    assert plan([path], Path("b" * 300 + ".png")) == [(path.name, Path("b" * 300 + ".png"))]
+
+
 def test_names_that_break_a_line_are_quoted() -> None:
     assert shown(Path("a b.png")) == "a b.png"
     assert shown(Path("a\nb.png")) == repr("a\nb.png")

@@ -527,6 +527,14 @@ def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
     assert read_image(path).size == (32, 40)
 
 
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300 + ".png")
+    assert_refused(path, "file name too long")
+    with pytest.raises(ImageError, match="file name too long"):
+        write_image(path, Image(smooth()))
+    assert leftovers(tmp_path) == []
+
+
 def test_pillow_images_in_memory() -> None:
     picture = Pillow.open(io.BytesIO(rgb16_png(2, 2)))
     assert from_pillow(picture).size == (2, 2)

@@ -1,0 +1,410 @@
+"""The service: every kind of picture in, the same kind out; files; options."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import photo_like
+from pictures import bilinear_pan, grey_profile, photo, rgb_profile
+from PIL import ExifTags
+from PIL import Image as Pillow
+from torch import Tensor, nn
+
+import sruplift
+from sruplift.errors import ImageError, NumericalError, SrupliftError, UsageError
+from sruplift.files import Failure, Job
+from sruplift.image import Image, read_image
+from sruplift.upscale import Upscaler, UpscaleResult, upscale, upscale_file, upscale_files
+
+
+class Nearest(nn.Module):
+    """Twice as large, and ``factor`` times as bright."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest") * self.factor
+
+
+class Smooth(nn.Module):
+    """Twice as large, and every pixel sees its neighbours: what fringes are made of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        blurred = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+        return F.interpolate(blurred, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def nearest(factor: float = 1.0, **options: object) -> Upscaler:
+    return Upscaler(Nearest(factor), scale=2, device="cpu", precision="fp32", **options)
+
+
+def twice(array: np.ndarray) -> np.ndarray:
+    return array.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    Pillow.fromarray(array).save(path, **options)
+    return path
+
+
+# ---- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"tile_size": 0}, "tile must be at least 1"),
+        ({"overlap": -1}, "overlap must be at least 0"),
+        ({"tile_size": 32, "overlap": 32}, "a tile of 32 is too small for an overlap of 32"),
+        ({"max_pixels": 0}, "max-pixels must be at least 1"),
+        ({"quality": 101}, "quality must be from 1 to 100"),
+        ({"tile": 64}, "unknown option 'tile'; did you mean 'tile_size'"),
+    ],
+)
+def test_options_that_cannot_be_meant(options: dict[str, object], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        Upscaler(Nearest(), scale=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("tile", "expected"), [("auto", 48), (200, 48), (96, 48), (64, 32), (1, 0)]
+)
+def test_the_default_overlap_fits_the_tile(tile: int | str, expected: int) -> None:
+    assert nearest(tile_size=tile).options.overlap_pixels == expected
+
+
+def test_unknown_models_and_scales() -> None:
+    with pytest.raises(UsageError, match="'pam'"):
+        Upscaler("pam")
+    with pytest.raises(UsageError, match="no scale 5"):
+        Upscaler("pan", scale=5)
+
+
+# ---- Pictures
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_an_array_gives_an_array(dtype: type, channels: int) -> None:
+    shape = (5, 7, channels) if channels else (5, 7)
+    random = np.random.default_rng(0)
+    array = random.random(shape) if dtype(0.5) else random.integers(0, np.iinfo(dtype).max, shape)
+    array = array.astype(dtype)
+    result = nearest()(array)
+    assert result.dtype == dtype
+    assert np.array_equal(result, twice(array)) or np.allclose(result, twice(array), atol=1e-6)
+
+
+def test_arrays_of_odd_layout() -> None:
+    array = photo(6, 8)
+    for view in (array[::-1], array[:, ::2], array.astype(">u2"), np.asfortranarray(array)):
+        assert np.array_equal(nearest()(view), twice(view))
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(nearest()(frozen), twice(array))
+    assert np.array_equal(frozen, array)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 4, 6), (2, 3, 4, 6), (1, 1, 4, 6)])
+def test_a_tensor_gives_a_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    values = torch.rand(shape)
+    tensor = (values * 255).to(dtype) if dtype == torch.uint8 else values.to(dtype)
+    before = tensor.clone()
+    result = nearest()(tensor)
+    assert result.dtype == dtype
+    expected = tensor.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
+    assert torch.equal(tensor, before)
+
+
+def test_a_tensor_with_a_gradient_gives_one_without() -> None:
+    result = nearest()(torch.rand(3, 4, 4, requires_grad=True))
+    assert not result.requires_grad
+    assert float(result.add_(1).min()) >= 1  # Not an inference tensor that refuses to be changed.
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "I;16"])
+def test_a_pillow_image_keeps_its_mode(mode: str) -> None:
+    picture = Pillow.fromarray(photo(5, 7)).convert("L" if mode == "I;16" else mode).convert(mode)
+    result = nearest()(picture)
+    assert isinstance(result, Pillow.Image)
+    assert result.mode == mode
+    assert result.size == (14, 10)
+    assert np.array_equal(np.asarray(result), twice(np.asarray(picture)))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB")])
+def test_a_pillow_image_that_no_network_understands(mode: str, expected: str) -> None:
+    assert nearest()(Pillow.fromarray(photo(5, 7)).convert(mode)).mode == expected
+
+
+def test_a_pillow_image_keeps_profile_and_resolution() -> None:
+    picture = Pillow.fromarray(photo(5, 7))
+    picture.info.update(icc_profile=rgb_profile(), dpi=(300, 300))
+    result = nearest()(picture)
+    assert result.info["icc_profile"] == rgb_profile()
+    assert result.info["dpi"] == (300, 300)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((2, 2, 5)),
+        np.zeros((0, 2, 3)),
+        np.zeros(4),
+        np.zeros((2, 2, 3), np.int32),
+        np.zeros((2, 2, 3), bool),
+        np.full((2, 2, 3), 1.5),
+        np.full((2, 2, 3), -0.5),
+        np.full((2, 2, 3), np.nan),
+        np.full((2, 2, 3), np.inf),
+        torch.zeros(2, 2),
+        torch.zeros(3, 2, 2, dtype=torch.int64),
+        "photo.png",
+    ],
+)
+def test_what_is_no_picture_is_refused(picture: object) -> None:
+    with pytest.raises(ImageError):
+        nearest()(picture)  # type: ignore[type-var]
+
+
+def test_values_are_rounded_not_cut() -> None:
+    array = np.full((2, 2, 3), 100, np.uint8)
+    assert nearest(1.004)(array).max() == 100
+    assert nearest(1.006)(array).max() == 101
+    assert nearest(2.0)(np.full((2, 2, 3), 200, np.uint8)).min() == 255
+
+
+def test_wild_values_are_said() -> None:
+    with pytest.warns(UserWarning, match="left the range 0 to 1 by up to 4"):
+        result = nearest(5.0)(np.ones((2, 2, 3), np.float32))
+    assert result.max() == 1
+
+
+def test_tiles_give_what_the_whole_gives() -> None:
+    array = photo(40, 50)
+    whole = nearest()(array)
+    assert np.array_equal(nearest(tile_size=16, overlap=4)(array), whole)
+
+
+def test_bfloat16_runs_and_stays_close() -> None:
+    torch.manual_seed(0)
+    net = sruplift.create_model("pan", 2)
+    array = photo(24, 30)
+    exact, rough = (
+        Upscaler(net, scale=2, device="cpu", precision=name)(array) for name in ("fp32", "bf16")
+    )
+    assert np.abs(exact.astype(int) - rough.astype(int)).max() <= 2
+
+
+def test_a_deep_gradient_keeps_its_levels() -> None:
+    ramp = np.linspace(0, 65535, 3000).astype(np.uint16)[None].repeat(2, axis=0)
+    assert len(np.unique(nearest()(ramp))) == 3000
+
+
+# ---- Transparency
+
+
+def test_a_disc_on_nothing_has_no_fringe() -> None:
+    y, x = np.mgrid[0:40, 0:40]
+    inside = (x - 19.5) ** 2 + (y - 19.5) ** 2 < 14**2
+    picture = np.zeros((40, 40, 4), np.uint8)  # Black where nothing is seen.
+    picture[inside] = (250, 120, 30, 255)
+    result = Upscaler(Smooth(), scale=2, device="cpu", precision="fp32")(picture)
+    seen = result[..., 3] > 0
+    assert 0.9 < seen.sum() / (inside.sum() * 4) < 1.2
+    assert len(np.unique(result[..., 3])) > 4  # A soft edge.
+    assert np.abs(result[seen][:, :3].astype(int) - (250, 120, 30)).max() <= 1
+
+
+def test_a_grey_picture_with_alpha() -> None:
+    picture = np.stack([photo(6, 8, 1), np.full((6, 8), 128, np.uint8)], axis=2)
+    assert np.array_equal(nearest()(picture), twice(picture))
+
+
+def test_alpha_stays_in_range() -> None:
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[:, 8:] = 255
+    picture = np.dstack([photo(16, 16), alpha])
+    result = nearest()(picture.astype(np.float32) / 255)
+    assert result[..., 3].min() == 0
+    assert result[..., 3].max() == 1
+
+
+# ---- Files
+
+
+def test_a_file_is_enlarged_with_all_that_goes_with_it(tmp_path: Path) -> None:
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Model] = "camera"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = 8
+    pixels = photo(6, 8)
+    source = save(tmp_path / "a.png", pixels, exif=exif, dpi=(300, 300), icc_profile=rgb_profile())
+    result = upscale_file(source, tmp_path / "b.png", nearest())
+    assert result == UpscaleResult(
+        source=source,
+        destination=tmp_path / "b.png",
+        input_size=(8, 6),
+        output_size=(16, 12),
+        seconds=result.seconds,
+        device="cpu",
+        precision="fp32",
+    )
+    with Pillow.open(tmp_path / "b.png") as written:
+        assert np.array_equal(np.asarray(written), twice(np.rot90(pixels, -1)))
+        assert written.info["icc_profile"] == rgb_profile()
+        assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        assert written.getexif()[ExifTags.Base.Orientation] == 1
+        assert written.getexif()[ExifTags.Base.Model] == "camera"
+        details = written.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert details[ExifTags.Base.ExifImageWidth] == 12
+
+
+def test_a_grey_file_stays_grey(tmp_path: Path) -> None:
+    pixels = photo(6, 8, 1)
+    source = save(tmp_path / "a.png", pixels, icc_profile=grey_profile())
+    upscale_file(source, tmp_path / "b.png", nearest())
+    image = read_image(tmp_path / "b.png")
+    assert np.array_equal(image.pixels, twice(pixels)[..., None])
+    assert image.icc_profile == grey_profile()
+
+
+def test_a_palette_with_transparency_becomes_rgba(tmp_path: Path) -> None:
+    palette = Pillow.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "a.png", transparency=1)
+    upscale_file(tmp_path / "a.png", tmp_path / "b.png", nearest())
+    with Pillow.open(tmp_path / "b.png") as written:
+        assert written.mode == "RGBA"
+        assert written.getpixel((0, 0)) == (255, 0, 0, 255)
+
+
+def test_transparency_is_laid_on_white_where_the_target_has_none(tmp_path: Path) -> None:
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[:, :8] = (200, 30, 30, 255)
+    source = save(tmp_path / "a.png", picture)
+    result = upscale_file(source, tmp_path / "b.jpg", nearest())
+    assert result.notes == (".jpg has no transparency: the picture is laid on white",)
+    pixels = read_image(tmp_path / "b.jpg").pixels.astype(int)
+    assert np.abs(pixels[:, :10] - (200, 30, 30)).max() <= 6
+    assert pixels[:, 22:].min() >= 249
+
+
+@pytest.mark.parametrize(
+    ("suffix", "levels", "notes"), [(".png", 3000, 0), (".tif", 3000, 0), (".jpg", 256, 1)]
+)
+def test_sixteen_bits_are_kept_where_they_can_be(
+    tmp_path: Path, suffix: str, levels: int, notes: int
+) -> None:
+    ramp = np.linspace(0, 65535, 3000).astype(np.uint16)[None].repeat(2, axis=0)
+    source = save(tmp_path / "a.png", ramp)
+    result = upscale_file(source, tmp_path / f"b{suffix}", nearest())
+    found = len(np.unique(read_image(tmp_path / f"b{suffix}").pixels))
+    assert found == levels if levels > 256 else 200 < found <= levels
+    assert len(result.notes) == notes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 20_000), (1, 50), (2, 2)])
+def test_extreme_shapes(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    source = save(tmp_path / "a.png", pixels)
+    upscale_file(source, tmp_path / "b.png", nearest())
+    assert np.array_equal(read_image(tmp_path / "b.png").pixels, twice(pixels))
+
+
+def test_nothing_is_read_if_the_output_cannot_be(tmp_path: Path) -> None:
+    save(tmp_path / "b.png", photo(4, 4))
+    with pytest.raises(ImageError, match=r"b\.png exists"):
+        upscale_file(tmp_path / "none.png", tmp_path / "b.png", nearest())
+
+
+def test_a_network_that_fails_is_named_with_the_file(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", photo(4, 4))
+    with pytest.raises(NumericalError, match=r"a\.png: the network returned NaN or infinity .tile"):
+        upscale_file(source, tmp_path / "b.png", nearest(float("nan")))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_too_little_memory_for_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    source = save(tmp_path / "a.png", photo(4, 4))
+    upscaler = nearest()
+    monkeypatch.setattr(Upscaler, "enlarge", greedy)
+    with pytest.raises(ImageError, match=r"a\.png: not enough memory"):
+        upscale_file(source, tmp_path / "b.png", upscaler)
+
+
+def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    names = ["a.png", "bad.png", "c.png"]
+    for name in names:
+        save(tmp_path / name, photo(4, 4))
+    (tmp_path / "bad.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    early = Failure(Path("folder"), ImageError("no images"))
+    jobs = [early, *(Job(tmp_path / name, tmp_path / f"x_{name}") for name in names)]
+    shares: list[tuple[str, float]] = []
+    results = [
+        *upscale_files(jobs, nearest(), lambda path, share: shares.append((path.name, share)))
+    ]
+    assert results[0] is early
+    assert [type(result) for result in results[1:]] == [UpscaleResult, Failure, UpscaleResult]
+    assert isinstance(results[2], Failure)
+    assert "bad.png" in str(results[2].error)
+    assert (tmp_path / "x_c.png").exists()
+    assert shares == [("a.png", 1.0), ("c.png", 1.0)]
+
+
+def test_a_bug_is_not_mistaken_for_a_bad_file(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, _: Tensor) -> Tensor:
+            raise RuntimeError("a bug")
+
+    source = save(tmp_path / "a.png", photo(4, 4))
+    upscaler = Upscaler(Broken(), scale=2, device="cpu", precision="fp32")
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(upscale_files([Job(source, tmp_path / "b.png")], upscaler))
+
+
+# ---- PAN
+
+
+def test_pan_from_a_file_of_weights(tmp_path: Path) -> None:
+    upscaler = Upscaler("pan", scale=4, weights=bilinear_pan(tmp_path), device="cpu")
+    image = photo_like(9, 11)
+    expected = F.interpolate(image[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(upscaler(image), expected, rtol=0, atol=1e-6)
+
+
+def test_the_short_way(tmp_path: Path) -> None:
+    weights = bilinear_pan(tmp_path, 2)
+    array = photo(5, 6)
+    result = upscale(array, "pan", scale=2, weights=weights, device="cpu")
+    assert np.array_equal(result, sruplift.Upscaler("pan", scale=2, weights=weights)(array))
+    assert result.shape == (10, 12, 3)
+
+
+def test_enlarge_leaves_its_image_alone() -> None:
+    image = Image(photo(4, 5), alpha=photo(4, 5, 1))
+    before = image.pixels.copy()
+    larger, notes = nearest().enlarge(image)
+    assert larger.size == (8, 10)
+    assert notes == ()
+    assert np.array_equal(image.pixels, before)
+    assert dataclasses.replace(larger, alpha=None).alpha is None
+
+
+def test_errors_are_all_of_one_family() -> None:
+    assert issubclass(ImageError, SrupliftError)
+    assert (ImageError.exit_code, UsageError.exit_code) == (1, 2)
