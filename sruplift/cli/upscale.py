@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sruplift.cli import options
-from sruplift.errors import UsageError
-from sruplift.files import Failure, Job, plan_jobs, shown
+from sruplift.errors import ImageError, UsageError
+from sruplift.files import Failure, Job, plan_jobs, reason, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,7 +101,7 @@ def _plan(
         try:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make folder {shown(target)}: {error.strerror}") from error
+            raise ImageError(f"cannot make folder {shown(target)}: {reason(error)}") from error
     return jobs
 
 
