@@ -35,7 +35,7 @@ from sruplift.image import (
     write_image,
 )
 from sruplift.resize import bicubic
-from sruplift.tiling import DEFAULT_OVERLAP, Band, assemble
+from sruplift.tiling import Band, assemble
 from sruplift.weights import load_model
 
 Picture = TypeVar("Picture", Pillow.Image, np.ndarray, Tensor)
@@ -72,23 +72,15 @@ class UpscaleOptions:
             raise UsageError(f"overlap must be at least 0, not {self.overlap}")
         if self.tile_size != "auto" and self.tile_size < 1:
             raise UsageError(f"tile must be at least 1, not {self.tile_size}")
-        if self.tile_size != "auto" and self.tile_size <= self.overlap_pixels:
+        sizes = (self.tile_size, self.overlap)
+        if isinstance(sizes[0], int) and isinstance(sizes[1], int) and sizes[0] <= sizes[1]:
             raise UsageError(
-                f"a tile of {self.tile_size} is too small for an overlap of {self.overlap_pixels}"
+                f"a tile of {self.tile_size} is too small for an overlap of {self.overlap}"
             )
         if self.max_pixels < 1:
             raise UsageError(f"max-pixels must be at least 1, not {self.max_pixels}")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be from 1 to 100, not {self.quality}")
-
-    @property
-    def overlap_pixels(self) -> int:
-        """The overlap to plan with: "auto" is the default, or half of a small tile."""
-        if self.overlap != "auto":
-            return self.overlap
-        if self.tile_size == "auto":
-            return DEFAULT_OVERLAP
-        return min(DEFAULT_OVERLAP, self.tile_size // 2)
 
 
 @dataclass(frozen=True)
@@ -258,8 +250,9 @@ class Upscaler:
 
         options = self.options
         tile_size = None if options.tile_size == "auto" else options.tile_size
+        overlap = None if options.overlap == "auto" else options.overlap
         rgb = colour.expand(-1, 3, -1, -1)
-        bands = self.engine.bands(rgb, tile_size, options.overlap_pixels, progress)
+        bands = self.engine.bands(rgb, tile_size, overlap, progress)
         return assemble(map(finish, bands), height)
 
 

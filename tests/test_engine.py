@@ -14,7 +14,8 @@ from sruplift import engine as engine_module
 from sruplift.engine import Engine, choose_device, choose_precision
 from sruplift.errors import NumericalError, SrupliftError, UsageError
 from sruplift.models import create_model
-from sruplift.tiling import assemble
+from sruplift.models.pan import PAN, PANConfig
+from sruplift.tiling import DEFAULT_OVERLAP, assemble
 
 CPU = torch.device("cpu")
 
@@ -123,6 +124,36 @@ def test_an_image_that_fits_runs_whole() -> None:
     image = torch.rand(1, 3, 60, 90)
     assert torch.equal(whole(engine, image, None), net(image))
     assert net.shapes[0] == (60, 90)
+
+
+@pytest.mark.parametrize("tile", [30, 40, None])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_by_default_tiles_equal_the_whole(
+    monkeypatch: pytest.MonkeyPatch, tile: int | None, precision: str
+) -> None:
+    torch.manual_seed(0)
+    net = PAN(PANConfig(scale=2, num_blocks=2)).eval()
+    assert net.receptive_field == 8
+    monkeypatch.setattr(engine_module, "available_memory", lambda _: 4 * 2**20)
+    engine = Engine(net, 2, "cpu", precision)
+    image = photo_like(66, 70)[None]
+    calls: list[float] = []
+    height = 2 * image.shape[-2]
+    tiled = assemble(engine.bands(image, tile, None, calls.append), height)
+    assert len(calls) > 1
+    assert (tiled - engine.run(image)).abs().max() < (1e-5 if precision == "fp32" else 2e-3)
+
+
+def test_the_default_overlap_is_what_the_network_needs() -> None:
+    assert Engine(create_model("pan", 4), 4, "cpu").default_overlap() == 72
+    assert Engine(create_model("pan", 4), 4, "cpu").default_overlap(tile_size=100) == 50
+    assert Engine(Nearest(), 2, "cpu").default_overlap() == DEFAULT_OVERLAP
+
+
+@pytest.mark.parametrize(("overlap", "ramp"), [(15, 8), (16, 0), (19, 3), (40, 8)])
+def test_what_agrees_is_not_blended(overlap: int, ramp: int) -> None:
+    net = PAN(PANConfig(scale=2, num_blocks=2))
+    assert Engine(net, 2, "cpu")._ramp(overlap) == ramp
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (333, 222), (20, 900)])

@@ -145,8 +145,12 @@ def test_pan_in_tiles_equals_the_whole_image(scale: int) -> None:
     reach = net.receptive_field
     with torch.inference_mode():
         whole = net(image)
-        for overlap, equal in [(2 * reach + RAMP, True), (reach, False)]:
-            plan = plan_tiles(40, 118, (40, overlap + 20), overlap)
+        for overlap, ramp, equal in [
+            (2 * reach + RAMP, RAMP, True),
+            (2 * reach, 0, True),
+            (reach, RAMP, False),
+        ]:
+            plan = plan_tiles(40, 118, (40, overlap + 20), overlap, ramp)
             assert len(plan) > 1
             tiled = assemble(run_tiled(net, image, plan, scale), 40 * scale)
             difference = float((tiled - whole).abs().max() / whole.abs().max())

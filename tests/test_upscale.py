@@ -75,13 +75,6 @@ def test_options_that_cannot_be_meant(options: dict[str, object], match: str) ->
         Upscaler(Nearest(), scale=2, **options)
 
 
-@pytest.mark.parametrize(
-    ("tile", "expected"), [("auto", 48), (200, 48), (96, 48), (64, 32), (1, 0)]
-)
-def test_the_default_overlap_fits_the_tile(tile: int | str, expected: int) -> None:
-    assert nearest(tile_size=tile).options.overlap_pixels == expected
-
-
 def test_unknown_models_and_scales() -> None:
     with pytest.raises(UsageError, match="'pam'"):
         Upscaler("pam")
