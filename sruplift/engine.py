@@ -167,10 +167,13 @@ class Engine:
         return smaller
 
     def _forward(self, lr: Tensor, precision: str) -> Tensor:
-        autocast: Any = contextlib.nullcontext()
+        arithmetic: Any = contextlib.nullcontext()
         if precision != "fp32":
-            autocast = torch.autocast(self.device.type, DTYPES[precision])
-        with torch.inference_mode(), autocast:
+            arithmetic = torch.autocast(self.device.type, DTYPES[precision])
+        elif self.device.type == "cuda":
+            # By default cuDNN rounds the factors of "float32" convolutions to 10 bits (TF32).
+            arithmetic = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), arithmetic:
             x = lr.to(self.device).contiguous(memory_format=torch.channels_last)
             return self.model(x).float().cpu()
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Threads that wait for each other on a busy machine make small tests many times slower. It must
+# be set before torch is imported, and holds for the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import numpy as np
