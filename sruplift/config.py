@@ -70,7 +70,7 @@ class Stage(_Strict):
     """Where it ends, as a share of the iterations."""
     patch_size: int | None = Field(None, ge=4)
     batch_size: int | None = Field(None, ge=1)
-    loss: Literal["l1", "l2", "charbonnier"] | None = None
+    loss: Literal["l1", "l2", "charbonnier", "psnr"] | None = None
 
 
 class TrainConfig(_Strict):
@@ -83,7 +83,7 @@ class TrainConfig(_Strict):
     every tensor of the same name and shape is taken over."""
     seed: int = 0
     iterations: int = Field(ge=1)
-    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    loss: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
 from sruplift.memory import available_memory
+from sruplift.models.layers import InputNeeds
 from sruplift.tiling import DEFAULT_OVERLAP, RAMP, Band, even_tile, plan_tiles, run_tiled
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +39,7 @@ class Engine:
 
     Args:
         model: (B, 3, h, w) -> (B, 3, h * scale, w * scale); moved to the device, in place. Its
-            ``receptive_field``, if it has one, is how many LR pixels far it looks.
+            ``needs`` (``InputNeeds``), if it has them, say what a tile must respect.
         scale: how many times larger its output is.
         device: "auto" (CUDA, else MPS, else CPU) or a PyTorch device name.
         precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes it, else fp32), "fp32",
@@ -55,7 +56,8 @@ class Engine:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.scale = scale
-        self._reach: int | None = getattr(model, "receptive_field", None)
+        self._needs: InputNeeds = getattr(model, "needs", InputNeeds(receptive_field=None))
+        self._reach = self._needs.receptive_field
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
         model = model.eval().to(self.device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -32,51 +32,117 @@ PREFIXES = ("module.", "model.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of naming a model's tensors: ``modules`` maps its modules' names to ours.
+    """One way of naming some models' tensors: ``modules`` maps their modules' names to ours.
 
     ``{i}`` stands for a block's number, the same on both sides.
     """
 
-    model: str
+    models: tuple[str, ...]
     origin: str
     modules: Mapping[str, str]
 
     def rename(self, name: str) -> str | None:
         """Our name of the tensor ``name``, or None when this layout has no such module."""
         module, _, parameter = name.rpartition(".")
-        number = re.search(r"\.(\d+)\.", module)
+        number = re.search(r"\.(\d+)(?=\.|$)", module)
         pattern = module
         if number and module not in self.modules:
-            pattern = module.replace(number[0], ".{i}.", 1)
+            pattern = f"{module[: number.start()]}.{{i}}{module[number.end() :]}"
         if pattern not in self.modules:
             return None
         ours = self.modules[pattern].format(i=number[1] if number else "")
         return f"{ours}.{parameter}"
 
 
+# The tail that A2N took over from PAN.
+PAN_TAIL = {
+    "trunk_conv": "trunk_end",
+    "upconv1": "upsample.0.conv",
+    "att1.conv": "upsample.0.attention.gate",
+    "HRconv1": "upsample.0.refine",
+    "upconv2": "upsample.1.conv",
+    "att2.conv": "upsample.1.attention.gate",
+    "HRconv2": "upsample.1.refine",
+    "conv_last": "last",
+}
+PAN = {
+    "conv_first": "head",
+    "SCPA_trunk.{i}.conv1_a": "blocks.{i}.reduce_plain",
+    "SCPA_trunk.{i}.k1.0": "blocks.{i}.plain",
+    "SCPA_trunk.{i}.conv1_b": "blocks.{i}.reduce_attention",
+    "SCPA_trunk.{i}.PAConv.k2": "blocks.{i}.attention.gate",
+    "SCPA_trunk.{i}.PAConv.k3": "blocks.{i}.attention.features",
+    "SCPA_trunk.{i}.PAConv.k4": "blocks.{i}.attention.project",
+    "SCPA_trunk.{i}.conv3": "blocks.{i}.fuse",
+    **PAN_TAIL,
+}
+A2N = {
+    "conv_first": "head",
+    "AAB_trunk.{i}.conv_first": "blocks.{i}.first",
+    "AAB_trunk.{i}.conv_last": "blocks.{i}.last",
+    "AAB_trunk.{i}.ADM.0": "blocks.{i}.weights.reduce",
+    "AAB_trunk.{i}.ADM.2": "blocks.{i}.weights.decide",
+    "AAB_trunk.{i}.attention.k1": "blocks.{i}.attention.look",
+    "AAB_trunk.{i}.attention.k2": "blocks.{i}.attention.gate",
+    "AAB_trunk.{i}.attention.k3": "blocks.{i}.attention.features",
+    "AAB_trunk.{i}.attention.k4": "blocks.{i}.attention.project",
+    "AAB_trunk.{i}.non_attention": "blocks.{i}.non_attention",
+    **PAN_TAIL,
+}
+MAFFSRN_BLOCK = {
+    "conv01.0": "first",
+    "conv00.0": "second",
+    "reduce_channels": "reduce",
+    "reduce_spatial_size": "shrink",
+    "conv1.0": "plain",
+    "conv2.0": "dilated",
+    "increase_channels.0": "increase",
+    "bottom11.0": "near",
+    "bottom11_dw.0": "near_depthwise",
+}
+MAFFSRN = {
+    "head.0": "head",
+    **{
+        f"body.{{i}}.b{number}.{theirs}": f"groups.{{i}}.blocks.{number}.{ours}"
+        for number in range(4)
+        for theirs, ours in MAFFSRN_BLOCK.items()
+    },
+    **{f"body.{{i}}.reduction{n + 1}": f"groups.{{i}}.fuse.{n}" for n in range(3)},
+    "body.{i}.res_scale": "groups.{i}.result_scale",
+    "body.{i}.x_scale": "groups.{i}.skip_scale",
+    "tail.tail_k3": "tail3",
+    "tail.tail_k5": "tail5",
+    "tail.scale_k3": "scale3",
+    "tail.scale_k5": "scale5",
+}
+HPINET_LAYER = {
+    "0.norm": "attentions.{n}.norm",
+    "0.fn.to_q": "attentions.{n}.query",
+    "0.fn.to_k": "attentions.{n}.key",
+    "0.fn.to_v": "attentions.{n}.value",
+    "1.norm": "feed_forwards.{n}.norm",
+    "1.fn.fc1": "feed_forwards.{n}.widen",
+    "1.fn.fc2": "feed_forwards.{n}.narrow",
+}
+HPINET = {
+    "first_conv": "head",
+    "cross_match.{i}.norm": "blocks.{i}.match.norm",
+    **{
+        f"blocks.{{i}}.layers.{number}.{theirs}": "blocks.{i}." + ours.replace("{n}", str(number))
+        for number in range(3)
+        for theirs, ours in HPINET_LAYER.items()
+    },
+    "mid_convs.{i}": "blocks.{i}.conv",
+    "upconv": "upsample.0",
+    "upconv1": "upsample.0",
+    "upconv2": "upsample.1",
+    "last_conv": "last",
+}
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        "pan",
-        "the authors' code (zhaohengyuan1/PAN)",
-        {
-            "conv_first": "head",
-            "SCPA_trunk.{i}.conv1_a": "blocks.{i}.reduce_plain",
-            "SCPA_trunk.{i}.k1.0": "blocks.{i}.plain",
-            "SCPA_trunk.{i}.conv1_b": "blocks.{i}.reduce_attention",
-            "SCPA_trunk.{i}.PAConv.k2": "blocks.{i}.attention.gate",
-            "SCPA_trunk.{i}.PAConv.k3": "blocks.{i}.attention.features",
-            "SCPA_trunk.{i}.PAConv.k4": "blocks.{i}.attention.project",
-            "SCPA_trunk.{i}.conv3": "blocks.{i}.fuse",
-            "trunk_conv": "trunk_end",
-            "upconv1": "upsample.0.conv",
-            "att1.conv": "upsample.0.attention.gate",
-            "HRconv1": "upsample.0.refine",
-            "upconv2": "upsample.1.conv",
-            "att2.conv": "upsample.1.attention.gate",
-            "HRconv2": "upsample.1.refine",
-            "conv_last": "last",
-        },
-    ),
+    Layout(("pan",), "the authors' code (zhaohengyuan1/PAN)", PAN),
+    Layout(("a2n", "a2n-m"), "the authors' code (haoyuc/A2N)", A2N),
+    Layout(("maffsrn", "maffsrn-l"), "the authors' code (AbdulMoqeet/MAFFSRN)", MAFFSRN),
+    Layout(("hpinet-s", "hpinet-m", "hpinet-l"), "the authors' code (passerer/HPINet)", HPINET),
 )
 
 
@@ -165,7 +231,8 @@ def _readings(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, dict[st
     for layout in LAYOUTS:
         # Names that the layout lacks are kept: they show up as unexpected.
         renamed = {layout.rename(name) or name: tensor for name, tensor in tensors.items()}
-        yield layout.model, layout.origin, renamed
+        for model in layout.models:
+            yield model, layout.origin, renamed
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

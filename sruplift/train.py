@@ -42,6 +42,8 @@ from sruplift.runlog import LogRow, RunLog, Window
 from sruplift.weights import find_weights, save_weights
 
 CHARBONNIER_EPSILON = 1e-3
+# A patch whose mean squared error is this (50 dB) has little left to learn.
+PSNR_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,10 @@ def _loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
         return F.l1_loss(sr, hr)
     if name == "l2":
         return F.mse_loss(sr, hr)
+    if name == "psnr":
+        # Of each patch by itself, as papers measure each image: in L1 and L2 the errors of fine
+        # texture, which nothing can restore, outweigh those of edges in smooth images.
+        return 10 * ((sr - hr).square().mean((1, 2, 3)) + PSNR_EPSILON).log10().mean()
     return ((sr - hr).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
 
 

@@ -133,7 +133,7 @@ def test_by_default_tiles_equal_the_whole(
 ) -> None:
     torch.manual_seed(0)
     net = PAN(PANConfig(scale=2, num_blocks=2)).eval()
-    assert net.receptive_field == 8
+    assert net.needs.receptive_field == 8
     monkeypatch.setattr(engine_module, "available_memory", lambda _: 4 * 2**20)
     engine = Engine(net, 2, "cpu", precision)
     image = photo_like(66, 70)[None]

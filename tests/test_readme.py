@@ -18,6 +18,7 @@ from sruplift.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PHOTO = ROOT / "tests" / "images" / "bridge.png"
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("sruplift ")]
@@ -37,7 +38,8 @@ SHORTER = (
 @pytest.fixture
 def user_folder(tmp_path: Path) -> Path:
     """A folder with the files that README's commands speak of."""
-    photo = Image.open(ROOT / "tests" / "images" / "bridge.png").resize((40, 30))
+    with Image.open(PHOTO) as bridge:
+        photo = bridge.resize((40, 30))
     for name in ("photo.jpg", "scan.tif", "holiday/a.png", "holiday/b.webp", "photos/c.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -63,8 +65,9 @@ def test_commands_run_as_written(user_folder: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
-    assert Image.open(user_folder / "photo_pan_x4.jpg").size == (160, 120)
-    assert Image.open(user_folder / "large.png").size == (80, 60)
+    for name, size in (("photo_pan_x4.jpg", (160, 120)), ("large.png", (80, 60))):
+        with Image.open(user_folder / name) as large:
+            assert large.size == size
     assert len(list((user_folder / "large").iterdir())) == 3
     assert (user_folder / "report.json").is_file()
 
@@ -82,7 +85,8 @@ def test_first_command_enlarges_the_photo(tmp_path: Path) -> None:
 
 def test_python_example() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names = {"picture": Image.open(ROOT / "tests" / "images" / "bridge.png").crop((0, 0, 20, 10))}
+    with Image.open(PHOTO) as bridge:
+        names = {"picture": bridge.crop((0, 0, 20, 10))}
     exec(example, names)
     assert names["large"].size == (80, 40)
 
@@ -95,7 +99,7 @@ def test_figures_are_the_manifests() -> None:
     }
     for model, scale, cells in rows:
         metrics = manifest.find(model, int(scale)).metrics
-        names = ("Set5", "Set14", "B100")
+        names = ("Set5", "Set14", "BSD100")
         wanted = [f"{metrics[name].psnr_y:.2f} / {metrics[name].ssim_y:.4f}" for name in names]
         assert [cell.strip() for cell in cells.split("|")][: len(names)] == wanted
 

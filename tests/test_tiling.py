@@ -142,7 +142,8 @@ def test_pan_in_tiles_equals_the_whole_image(scale: int) -> None:
     for parameter in net.blocks.parameters():
         parameter.data *= 2.5  # Fresh weights hardly look further than their own pixel.
     image = photo_like(40, 118)[None].double()
-    reach = net.receptive_field
+    reach = net.needs.receptive_field
+    assert reach is not None
     with torch.inference_mode():
         whole = net(image)
         for overlap, ramp, equal in [

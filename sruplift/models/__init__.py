@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sruplift.models.a2n import A2N, A2NConfig
+from sruplift.models.hpinet import HPINet, HPINetConfig
+from sruplift.models.layers import SuperResolver
+from sruplift.models.maffsrn import MAFFSRN, MAFFSRNConfig
 from sruplift.models.pan import PAN, PANConfig
+from sruplift.models.srram import SRRAM, SRRAMConfig
 
 
 @dataclass(frozen=True)
@@ -16,15 +21,31 @@ class ModelSpec:
 
     title: str
     scales: tuple[int, ...]
-    build: Callable[[int], nn.Module]
+    build: Callable[[int], SuperResolver]
 
 
+ALL = (2, 3, 4)
 MODELS: dict[str, ModelSpec] = {
-    "pan": ModelSpec("PAN", (2, 3, 4), lambda scale: PAN(PANConfig(scale=scale))),
+    "pan": ModelSpec("PAN", ALL, lambda scale: PAN(PANConfig(scale))),
+    "a2n": ModelSpec("A2N", ALL, lambda scale: A2N(A2NConfig(scale))),
+    "a2n-m": ModelSpec("A2N-M", ALL, lambda scale: A2N(A2NConfig(scale, non_attention_kernel=1))),
+    "maffsrn": ModelSpec("MAFFSRN", ALL, lambda scale: MAFFSRN(MAFFSRNConfig(scale))),
+    "maffsrn-l": ModelSpec(
+        "MAFFSRN-L", ALL, lambda scale: MAFFSRN(MAFFSRNConfig(scale, num_groups=8))
+    ),
+    "srram": ModelSpec("SRRAM", ALL, lambda scale: SRRAM(SRRAMConfig(scale))),
+    "srram-l": ModelSpec("SRRAM-L", (2,), lambda scale: SRRAM(SRRAMConfig(scale, num_blocks=64))),
+    "hpinet-s": ModelSpec("HPINet-S", ALL, lambda scale: HPINet(HPINetConfig(scale, 40, 24, 72))),
+    "hpinet-m": ModelSpec("HPINet-M", ALL, lambda scale: HPINet(HPINetConfig(scale))),
+    "hpinet-l": ModelSpec(
+        "HPINet-L",
+        ALL,
+        lambda scale: HPINet(HPINetConfig(scale, 64, 36, 128, (12, 14, 16, 20, 24) * 2)),
+    ),
 }
 
 
-def create_model(name: str, scale: int) -> nn.Module:
+def create_model(name: str, scale: int) -> SuperResolver:
     """A network with fresh weights. LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H*scale, W*scale).
 
     Raises:

@@ -1,9 +1,60 @@
-"""Blocks that two or more networks share."""
+"""Blocks that two or more networks share, and what every network says of its input."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InputNeeds:
+    """What a network demands of an image or a tile. Sizes are LR pixels.
+
+    ``receptive_field`` is how far it looks on each side, None when there is no bound: then it takes
+    statistics or matches over the whole image, and a tile sees others than the image does.
+    Tiles start at multiples of ``grid``.
+    """
+
+    receptive_field: int | None
+    min_size: int = 1
+    grid: int = 1
+
+
+class SuperResolver(nn.Module):
+    """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped; any size.
+
+    A network implements ``enlarge``, which sees images of at least ``needs.min_size``: smaller
+    ones are mirrored to it and the result is cropped.
+    """
+
+    needs: InputNeeds
+    scale: int
+
+    def forward(self, lr: Tensor) -> Tensor:
+        height, width = lr.shape[-2:]
+        least = self.needs.min_size
+        if min(height, width) >= least:
+            return self.enlarge(lr)
+        sr = self.enlarge(mirror(lr, max(height, least), max(width, least)))
+        return sr[..., : height * self.scale, : width * self.scale]
+
+    def enlarge(self, lr: Tensor) -> Tensor:
+        """``forward`` for images that are large enough."""
+        raise NotImplementedError
+
+
+def mirror(image: Tensor, height: int, width: int) -> Tensor:
+    """``image`` continued to the right and below by its mirror image, edge pixels repeated."""
+    rows, columns = (
+        torch.arange(target, device=image.device).remainder(2 * size)
+        for target, size in zip((height, width), image.shape[-2:], strict=True)
+    )
+    rows = torch.minimum(rows, 2 * image.shape[-2] - 1 - rows)
+    columns = torch.minimum(columns, 2 * image.shape[-1] - 1 - columns)
+    return image[..., rows, :][..., columns]
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
@@ -20,3 +71,58 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.gate(x))
+
+
+class UpsamplingStage(nn.Module):
+    """U-PA (PAN, figure 4): nearest neighbour, convolution, pixel attention, convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv = conv(in_channels, out_channels, 3)
+        self.attention = PixelAttention(out_channels)
+        self.refine = conv(out_channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
+        return leaky(self.refine(leaky(self.attention(x))))
+
+
+def upsampling_stages(in_channels: int, out_channels: int, scale: int) -> nn.Sequential:
+    """PAN's tail: one stage for x2 and x3, two of x2 for x4."""
+    factors = stage_factors(scale)
+    widths = (in_channels, *(out_channels for _ in factors))
+    pairs = zip(widths[:-1], widths[1:], factors, strict=True)
+    return nn.Sequential(*(UpsamplingStage(wide, out, factor) for wide, out, factor in pairs))
+
+
+def stage_factors(scale: int) -> tuple[int, ...]:
+    """How networks that enlarge in stages reach ``scale``."""
+    return (2, 2) if scale == 4 else (scale,)
+
+
+def leaky(x: Tensor) -> Tensor:
+    """The activation of PAN and of A2N, which was made from it."""
+    return F.leaky_relu(x, 0.2)
+
+
+def bilinear(lr: Tensor, scale: int) -> Tensor:
+    """The image that PAN, A2N and HPINet add their result to."""
+    return F.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def local_mean(x: Tensor, window: int) -> Tensor:
+    """Mean of each channel in a square around each pixel: (B, C, H, W) -> the same shape.
+
+    The square is moved inward at the borders, and is as large as the image where that is smaller,
+    so that every mean is over equally many pixels. By summed-area tables, in float64: a running
+    sum of a large image loses the small differences in float32.
+    """
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        edge = min(window, size)
+        sums = F.pad(x.double().movedim(dim, -1).cumsum(-1), (1, 0)).movedim(-1, dim)
+        first = (torch.arange(size, device=x.device) - edge // 2).clamp(0, size - edge)
+        total = sums.index_select(dim, first + edge) - sums.index_select(dim, first)
+        x = (total / edge).to(x.dtype)
+    return x

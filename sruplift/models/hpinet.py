@@ -1,0 +1,198 @@
+"""HPINet: From Coarse to Fine: Hierarchical Pixel Integration for Lightweight Image
+Super-Resolution (Liu et al., AAAI 2023).
+
+Implements the network of the authors' released code (passerer/HPINet). It departs from the paper's
+text: patches overlap by two pixels, a block is one cross-attention and two self-attentions, the
+similarity of a patch with itself is lowered by 100 instead of set to zero, and HPINet-L has 10
+blocks. Images of a batch never match patches of each other, which the authors' evaluation does not
+take care of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sruplift.models.layers import InputNeeds, SuperResolver, bilinear, conv, stage_factors
+
+NEGATIVE_SLOPE = 0.1
+PATCH_OVERLAP = 2
+SELF_PENALTY = 100
+
+
+@dataclass(frozen=True)
+class HPINetConfig:
+    """Sizes of an HPINet: a block for each of ``patch_sizes``. HPINet-M is the default."""
+
+    scale: int = 4
+    num_features: int = 56
+    num_query_features: int = 32
+    num_hidden_features: int = 100
+    patch_sizes: tuple[int, ...] = (12, 16, 20, 24, 12, 16, 20, 24)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Patches of ``size`` pixels that cover an axis of ``length``, neighbours sharing two.
+
+    The last one is moved inward, so it may share more.
+    """
+
+    length: int
+    size: int
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the patches begin."""
+        step = self.size - PATCH_OVERLAP
+        last = self.length - self.size
+        return [min(start, last) for start in range(0, last + step, step)]
+
+    def indices(self, device: torch.device) -> Tensor:
+        """(patches * size,): the position of every pixel of every patch, one after another."""
+        starts = torch.tensor(self.starts, device=device)
+        return (starts[:, None] + torch.arange(self.size, device=device)).flatten()
+
+    def weights(self, device: torch.device) -> Tensor:
+        """(length,): what the sum of the patches is multiplied by to make it their mean.
+
+        Where three patches meet this is 1/4, as in the authors' code.
+        """
+        weights = torch.ones(self.length)
+        step = self.size - PATCH_OVERLAP
+        for number, start in enumerate(self.starts[1:], start=1):
+            weights[start : number * step + PATCH_OVERLAP] /= 2
+        return weights.to(device)
+
+
+class Attention(nn.Module):
+    """Single-head attention of a patch's pixels, on another patch's or on their own."""
+
+    def __init__(self, num_features: int, num_query_features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_features)
+        self.query = nn.Linear(num_features, num_query_features, bias=False)
+        self.key = nn.Linear(num_features, num_query_features, bias=False)
+        self.value = nn.Linear(num_features, num_features, bias=False)
+
+    def forward(self, tokens: Tensor, others: Tensor | None = None) -> Tensor:
+        """Tokens (B, patches, pixels, features). ``others`` are taken as they are."""
+        own = self.norm(tokens)
+        source = own if others is None else others
+        query, key, value = self.query(own), self.key(source), self.value(source)
+        return tokens + F.scaled_dot_product_attention(query, key, value)
+
+
+class FeedForward(nn.Module):
+    """Two layers for each pixel."""
+
+    def __init__(self, num_features: int, num_hidden_features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_features)
+        self.widen = nn.Linear(num_features, num_hidden_features)
+        self.narrow = nn.Linear(num_hidden_features, num_features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.narrow(F.gelu(self.widen(self.norm(tokens))))
+
+
+class Matching(nn.Module):
+    """Global pixel access (section 3.2): for each patch the one that is most like it.
+
+    Gives the partners' tokens. In training the choice is sampled (Gumbel softmax, straight
+    through), so that it has a gradient.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        means = self.norm(tokens.mean(2)).float()
+        likeness = means @ means.mT * means.shape[-1] ** -0.5
+        likeness = likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
+        if self.training:
+            choice = F.gumbel_softmax(likeness, tau=1, hard=True).to(tokens.dtype)
+            return (choice @ tokens.flatten(2)).view_as(tokens)
+        partner = likeness.argmax(-1)
+        return tokens.gather(1, partner[:, :, None, None].expand_as(tokens))
+
+
+class PixelIntegration(nn.Module):
+    """HPIB (figure 3): divide into patches, match, attend across, then within, put together."""
+
+    def __init__(self, config: HPINetConfig, patch_size: int) -> None:
+        super().__init__()
+        features, queries = config.num_features, config.num_query_features
+        self.patch_size = patch_size
+        self.match = Matching(features)
+        self.attentions = nn.ModuleList(Attention(features, queries) for _ in range(3))
+        self.feed_forwards = nn.ModuleList(
+            FeedForward(features, config.num_hidden_features) for _ in range(3)
+        )
+        self.conv = conv(features, features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = divide(x, self.patch_size)
+        others: Tensor | None = self.match(tokens)
+        for attend, feed_forward in zip(self.attentions, self.feed_forwards, strict=True):
+            tokens = feed_forward(attend(tokens, others))
+            others = None
+        return x + self.conv(put_together(tokens, x.shape[-2], x.shape[-1], self.patch_size))
+
+
+class HPINet(SuperResolver):
+    """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped.
+
+    Time and memory of the matching grow with the square of the image's size.
+    """
+
+    def __init__(self, config: HPINetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        self.needs = InputNeeds(receptive_field=None, min_size=max(config.patch_sizes))
+        features = config.num_features
+        self.head = conv(3, features, 3)
+        self.blocks = nn.Sequential(
+            *(PixelIntegration(config, patch_size) for patch_size in config.patch_sizes)
+        )
+        self.upsample = nn.ModuleList(
+            conv(features, features * factor**2, 3) for factor in stage_factors(config.scale)
+        )
+        self.last = conv(features, 3, 3)
+
+    def enlarge(self, lr: Tensor) -> Tensor:
+        x = self.blocks(self.head(lr))
+        for widen, factor in zip(self.upsample, stage_factors(self.scale), strict=True):
+            x = F.leaky_relu(F.pixel_shuffle(widen(x), factor), NEGATIVE_SLOPE)
+        return bilinear(lr, self.scale) + self.last(x)
+
+
+def divide(x: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> tokens (B, patches, patch_size**2, C), patches and pixels row by row."""
+    rows, columns = (PatchGrid(size, patch_size) for size in x.shape[-2:])
+    x = x.index_select(2, rows.indices(x.device)).index_select(3, columns.indices(x.device))
+    down, across, side = len(rows.starts), len(columns.starts), patch_size
+    x = x.reshape(*x.shape[:2], down, side, across, side)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], down * across, side**2, x.shape[1])
+
+
+def put_together(tokens: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """The map (B, C, height, width) whose patches are ``tokens``, means where they overlap."""
+    rows, columns = PatchGrid(height, patch_size), PatchGrid(width, patch_size)
+    down, across, side = len(rows.starts), len(columns.starts), patch_size
+    x = tokens.reshape(tokens.shape[0], down, across, side, side, tokens.shape[-1])
+    x = x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], x.shape[-1], down * side, across * side)
+    x = _sum_patches(_sum_patches(x, 2, rows), 3, columns)
+    weights = rows.weights(x.device)[:, None] * columns.weights(x.device)
+    return x * weights.to(x.dtype)
+
+
+def _sum_patches(x: Tensor, dim: int, grid: PatchGrid) -> Tensor:
+    shape = list(x.shape)
+    shape[dim] = grid.length
+    return x.new_zeros(shape).index_add(dim, grid.indices(x.device), x)

@@ -1,0 +1,156 @@
+"""MAFFSRN: Ultra Lightweight Image Super-Resolution with Multi-Attention Layers (Muqeet et al.,
+ECCV Workshops 2020).
+
+Implements the network of the authors' released code (AbdulMoqeet/MAFFSRN). It departs from the
+paper's text: the pooling of stride 3 follows a convolution of stride 2, a block's scalars begin at
+1 (the text says 0.5), a ReLU precedes the sigmoid of the first attention, and the first and last
+block of a group have no skip connection. Every scale is reached in one pixel shuffle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sruplift.models.layers import InputNeeds, SuperResolver, conv
+
+NEGATIVE_SLOPE = 0.05
+NUM_BLOCKS = 4
+REDUCTION = 4
+
+
+@dataclass(frozen=True)
+class MAFFSRNConfig:
+    """Sizes of a MAFFSRN. The paper's network is the default; MAFFSRN-L has 8 groups."""
+
+    scale: int = 4
+    num_features: int = 32
+    num_groups: int = 4
+
+
+class WeightNormConv(nn.Module):
+    """A convolution whose kernels are directions ``weight_v`` and lengths ``weight_g``."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        made = conv(in_channels, out_channels, kernel_size)
+        assert made.bias is not None
+        self.weight_v = nn.Parameter(made.weight.detach().clone())
+        self.weight_g = nn.Parameter(self._length().detach().clone())
+        self.bias = nn.Parameter(made.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_v * (self.weight_g / self._length())
+        return F.conv2d(x, weight, self.bias, padding="same")
+
+    def _length(self) -> Tensor:
+        return self.weight_v.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
+class Scale(nn.Module):
+    """A learned number."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class MultiAttentionBlock(nn.Module):
+    """MAB (figure 3): two convolutions, then an attention from afar and one from nearby."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        few = num_features // REDUCTION
+        self.first = conv(num_features, num_features, 3)
+        self.second = conv(num_features, num_features, 3)
+        self.reduce = conv(num_features, few, 1)
+        self.shrink = nn.Conv2d(few, few, 3, stride=2, padding=1)
+        self.dilated = nn.Conv2d(few, few, 3, padding=2, dilation=2)
+        self.plain = conv(few, few, 3)
+        self.increase = conv(few, num_features, 1)
+        self.near = conv(num_features, num_features, 1)
+        self.near_depthwise = nn.Conv2d(
+            num_features, num_features, 5, padding=2, groups=num_features
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(_activate(self.first(x)))
+        return self._from_afar(x) * x * self._from_nearby(x)
+
+    def _from_afar(self, x: Tensor) -> Tensor:
+        reduced = self.reduce(x)
+        pooled = F.max_pool2d(self.shrink(reduced), kernel_size=7, stride=3)
+        wide = _activate(self.dilated(pooled)) + _activate(self.plain(pooled))
+        wide = F.interpolate(wide, size=reduced.shape[-2:], mode="nearest")
+        return torch.sigmoid(F.relu(self.increase(wide + reduced)))
+
+    def _from_nearby(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.near_depthwise(self.near(x)))
+
+
+class FeatureFusionGroup(nn.Module):
+    """FFG (figure 2): four blocks, whose results are shuffled together one by one."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MultiAttentionBlock(num_features) for _ in range(NUM_BLOCKS))
+        self.fuse = nn.ModuleList(
+            WeightNormConv(2 * num_features, num_features, 1) for _ in range(NUM_BLOCKS - 1)
+        )
+        self.result_scale = Scale(1.0)
+        self.skip_scale = Scale(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.blocks[0](x)
+        second = self.blocks[1](first) + first
+        third = self.blocks[2](second) + second
+        fourth = self.blocks[3](third)
+        result = self.fuse[0](_shuffle(first, second))
+        result = self.fuse[1](_shuffle(result, third))
+        result = self.fuse[2](_shuffle(result, fourth))
+        return self.result_scale(result) + self.skip_scale(x)
+
+
+class MAFFSRN(SuperResolver):
+    """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped.
+
+    A block's far attention is stretched to the image's size, so its reach has no exact bound. Its
+    pooling has a period of 6 pixels, and needs 13.
+    """
+
+    def __init__(self, config: MAFFSRNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        self.needs = InputNeeds(receptive_field=None, min_size=13, grid=6)
+        features, output = config.num_features, 3 * config.scale**2
+        self.head = WeightNormConv(3, features, 3)
+        self.groups = nn.Sequential(
+            *(FeatureFusionGroup(features) for _ in range(config.num_groups))
+        )
+        self.tail3 = WeightNormConv(features, output, 3)
+        self.tail5 = WeightNormConv(features, output, 5)
+        self.scale3 = Scale(0.5)
+        self.scale5 = Scale(0.5)
+
+    def enlarge(self, lr: Tensor) -> Tensor:
+        x = self.groups(self.head(lr))
+        fine = F.pixel_shuffle(self.scale3(self.tail3(x)), self.scale)
+        coarse = F.pixel_shuffle(self.scale5(self.tail5(x)), self.scale)
+        base = F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return fine + coarse + base
+
+
+def _shuffle(first: Tensor, second: Tensor) -> Tensor:
+    """Channels of two maps in turn: a0, b0, a1, b1, …"""
+    return torch.stack([first, second], dim=2).flatten(1, 2)
+
+
+def _activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, NEGATIVE_SLOPE)
