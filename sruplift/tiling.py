@@ -97,6 +97,7 @@ def plan_tiles(
     tile_size: int | tuple[int, int] | None,
     overlap: int = DEFAULT_OVERLAP,
     ramp: int = RAMP,
+    grid: int = 1,
 ) -> TilePlan:
     """Tiles for an image of ``height`` x ``width`` LR pixels.
 
@@ -107,6 +108,7 @@ def plan_tiles(
             longer is not cut. ``None`` is one tile, the whole image.
         overlap: LR pixels that neighbours share at least; less than the tile.
         ramp: how many of them are blended, at most half; the rest is halo.
+        grid: tiles start at multiples of it; their edge shrinks by less than it for that.
 
     Raises:
         ValueError: an empty image, or an overlap that leaves a tile no pixel of its own.
@@ -118,17 +120,22 @@ def plan_tiles(
     elif isinstance(tile_size, int):
         tile_size = (tile_size, tile_size)
     return TilePlan(
-        rows=plan_axis(height, tile_size[0], overlap, ramp),
-        columns=plan_axis(width, tile_size[1], overlap, ramp),
+        rows=plan_axis(height, tile_size[0], overlap, ramp, grid),
+        columns=plan_axis(width, tile_size[1], overlap, ramp, grid),
     )
 
 
-def plan_axis(length: int, tile: int, overlap: int, ramp: int = RAMP) -> tuple[Span, ...]:
+def plan_axis(
+    length: int, tile: int, overlap: int, ramp: int = RAMP, grid: int = 1
+) -> tuple[Span, ...]:
     """Tiles along one axis: the fewest whose neighbours share ``overlap``, evenly spread."""
     if length <= tile:
         return (Span(0, length, (0, 0), (length, length)),)
-    count = _count(length, tile, overlap)
-    starts = [i * (length - tile) // (count - 1) for i in range(count)]
+    # The last tile ends where the image does, so its start is on the grid if this is on it.
+    tile -= (tile - length) % grid
+    count = _count(length, tile, overlap, grid)
+    free = (length - tile) // grid
+    starts = [i * free // (count - 1) * grid for i in range(count)]
     stride = min(after - before for before, after in itertools.pairwise(starts))
     # A ramp wider than the stride would meet the next one, and three tiles would share a pixel.
     ramp = min(ramp, overlap // 2, stride)
@@ -149,11 +156,12 @@ def even_tile(length: int, tile: int, overlap: int) -> int:
     return math.ceil((length + (count - 1) * overlap) / count)
 
 
-def _count(length: int, tile: int, overlap: int) -> int:
+def _count(length: int, tile: int, overlap: int, grid: int = 1) -> int:
     """The number of tiles that an axis longer than ``tile`` needs."""
-    if not 0 <= overlap < tile:
+    stride = (tile - overlap) // grid
+    if overlap < 0 or stride < 1:
         raise ValueError(f"an overlap of {overlap} does not fit a tile of {tile}")
-    return math.ceil((length - overlap) / (tile - overlap))
+    return math.ceil((length - tile) / grid / stride) + 1
 
 
 def _centred(low: int, high: int, width: int) -> tuple[int, int]:

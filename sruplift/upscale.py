@@ -35,6 +35,7 @@ from sruplift.image import (
     write_image,
 )
 from sruplift.resize import bicubic
+from sruplift.seams import SeamReport, verify_seams
 from sruplift.tiling import Band, assemble
 from sruplift.weights import load_model
 
@@ -64,6 +65,7 @@ class UpscaleOptions:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     quality: int | None = None
+    verify_seams: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -95,6 +97,7 @@ class UpscaleResult:
     device: str
     precision: str
     notes: tuple[str, ...] = ()
+    seams: SeamReport | None = None
 
 
 class Upscaler:
@@ -248,12 +251,26 @@ class Upscaler:
                 pixels = composite(pixels, rows) if flatten else torch.cat([pixels, rows], 1)
             return Band(band.top, quantise(pixels))
 
-        options = self.options
-        tile_size = None if options.tile_size == "auto" else options.tile_size
-        overlap = None if options.overlap == "auto" else options.overlap
         rgb = colour.expand(-1, 3, -1, -1)
-        bands = self.engine.bands(rgb, tile_size, overlap, progress)
+        bands = self.engine.bands(rgb, *self._tiles(), progress)
         return assemble(map(finish, bands), height)
+
+    def seams(self, image: Image) -> SeamReport:
+        """How much tiles show in the middle of ``image``.
+
+        Raises:
+            ImageError: the image is too small to be cut into tiles.
+        """
+        planes = torch.tensor(image.pixels).movedim(2, 0)[None]
+        return verify_seams(self.engine, _unit_range(planes).expand(-1, 3, -1, -1), *self._tiles())
+
+    def _tiles(self) -> tuple[int | None, int | None]:
+        """The tile and the overlap that were asked for, None for "auto"."""
+        options = self.options
+        return (
+            None if options.tile_size == "auto" else options.tile_size,
+            None if options.overlap == "auto" else options.overlap,
+        )
 
 
 def upscale(picture: Picture, model: str = "pan", *, scale: int = 4, **options: Any) -> Picture:
@@ -283,6 +300,7 @@ def upscale_file(
     if dtype != image.pixels.dtype:
         notes.append(f"of 16 bits per channel, {destination.suffix} or its kind of pixels keeps 8")
     try:
+        seams = upscaler.seams(image) if options.verify_seams else None
         result, oddities = upscaler.enlarge(image, dtype=dtype, flatten=flatten, progress=progress)
         write_image(destination, result, quality=options.quality, overwrite=options.overwrite)
     except (MemoryError, RuntimeError) as error:
@@ -300,6 +318,7 @@ def upscale_file(
         device=str(engine.device),
         precision=engine.precision,
         notes=(*notes, *oddities),
+        seams=seams,
     )
 
 

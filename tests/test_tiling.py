@@ -208,3 +208,13 @@ def test_bands_that_do_not_fit_are_refused() -> None:
         assemble([Band(0, rows), Band(5, rows)], 9)
     with pytest.raises(ValueError, match="only 4 of 9"):
         assemble([Band(0, rows)], 9)
+
+
+@pytest.mark.parametrize("grid", [2, 6])
+def test_tiles_start_on_the_grid(grid: int) -> None:
+    for length in range(41, 140):
+        spans = plan_axis(length, 40, 14, RAMP, grid)
+        assert {span.start % grid for span in spans} == {0}
+        assert len({span.stop - span.start for span in spans}) == 1
+        assert (spans[0].start, spans[-1].stop) == (0, length)
+        assert all(a.stop - b.start >= 14 for a, b in itertools.pairwise(spans))

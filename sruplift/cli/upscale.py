@@ -45,6 +45,10 @@ Quality = Annotated[
 Format = Annotated[
     str | None, typer.Option("--format", help="png, jpg, webp, tiff or avif; default: as input.")
 ]
+VerifySeams = Annotated[
+    bool,
+    typer.Option("--verify-seams", help="Also tell how tiles differ from the whole, on a crop."),
+]
 
 
 def command(
@@ -61,6 +65,7 @@ def command(
     max_pixels: MaxPixels = None,
     quality: Quality = None,
     image_format: Format = None,
+    verify_seams: VerifySeams = False,
 ) -> None:
     """Enlarge images; exit code 0 all done, 1 some failed, 2 usage, 130 interrupted."""
     from rich.console import Console
@@ -74,6 +79,7 @@ def command(
         "precision": precision,
         "overwrite": overwrite,
         "quality": quality,
+        "verify_seams": verify_seams,
     }
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
@@ -157,4 +163,6 @@ def _lines(result: UpscaleResult | Failure) -> list[str]:
     )
     names = f"{shown(result.source)} {before} -> {shown(result.destination)} {after}"
     warnings = [f"sruplift: warning: {shown(result.source)}: {note}" for note in result.notes]
-    return [*warnings, f"{names}, {result.device}, {result.precision}, {result.seconds:.1f} s"]
+    seams = [] if result.seams is None else [f"{shown(result.source)}: {result.seams}"]
+    summary = f"{names}, {result.device}, {result.precision}, {result.seconds:.1f} s"
+    return [*warnings, *seams, summary]

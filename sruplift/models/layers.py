@@ -13,14 +13,23 @@ from torch import Tensor, nn
 class InputNeeds:
     """What a network demands of an image or a tile. Sizes are LR pixels.
 
-    ``receptive_field`` is how far it looks on each side, None when there is no bound: then it takes
-    statistics or matches over the whole image, and a tile sees others than the image does.
-    Tiles start at multiples of ``grid``.
+    Attributes:
+        receptive_field: how far it looks on each side. None: there is no bound, because it takes
+            statistics of the whole image or matches over it, and a tile sees others than the image.
+        min_size: the smallest side of an image that it can take.
+        grid: tiles start at multiples of it.
+        overlap: what neighbouring tiles should share where there is no ``receptive_field``, as
+            measured by ``benchmarks/tiles.py``.
+        window: edge of the square over which it should pool in use (its attribute ``window``).
+        largest_tile: edge of the largest tile, for one whose cost grows faster than the image.
     """
 
     receptive_field: int | None
     min_size: int = 1
     grid: int = 1
+    overlap: int | None = None
+    window: int | None = None
+    largest_tile: int | None = None
 
 
 class SuperResolver(nn.Module):

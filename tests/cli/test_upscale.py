@@ -103,6 +103,16 @@ def test_one_file_into_a_folder_that_ends_in_a_slash(tmp_path: Path, run: Run) -
     assert names(tmp_path / "out") == ["a_pan_x4.png"]
 
 
+def test_seams_are_told_on_request(tmp_path: Path, run: Run) -> None:
+    source = save(tmp_path / "photo.png", photo(40, 120))
+    result = run(source, "--verify-seams", "--tile", "64", "--overlap", "16")
+    assert result.code == 0
+    assert "tiles of 64 with overlap 16 " in result.err
+    tiny = save(tmp_path / "tiny.png", photo(4, 6))
+    result = run(tiny, "--verify-seams")
+    assert (result.code, "6x4 is too small to be cut" in result.err) == (1, True)
+
+
 def test_tiles_change_nothing(tmp_path: Path, run: Run) -> None:
     source = save(tmp_path / "a.png", photo(40, 50))
     for name, options in {
