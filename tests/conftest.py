@@ -16,6 +16,14 @@ import torch
 from torch import Tensor
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """What asks for the shared data is marked so: `-m shared` misses no test of them."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The project's shared data: benchmarks, oracles, training images. Absent for most people."""

@@ -81,7 +81,6 @@ def pan_weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bicubic_alone(shared: Path, scale: int) -> None:
     options = EvalOptions(
@@ -96,7 +95,6 @@ def test_bicubic_alone(shared: Path, scale: int) -> None:
         assert result.paper is None
 
 
-@pytest.mark.shared
 def test_the_authors_pan(shared: Path, tmp_path: Path) -> None:
     checkpoint = shared / "oracles" / "checkpoints" / "PANx4_DF2K.pth"
     weights = import_checkpoint(checkpoint, tmp_path / "pan_x4.safetensors", "pan", 4)
@@ -397,7 +395,6 @@ class TestPublished:
             assert row.ssim is None or 0.7 < row.ssim < 1
             assert row.round_y == row.source.startswith("HPINet")
 
-    @pytest.mark.shared
     def test_is_the_shared_table(self, shared: Path) -> None:
         ours = Path(module.__file__).with_name("published.csv").read_bytes()
         assert ours == (shared / "published.csv").read_bytes()

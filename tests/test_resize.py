@@ -29,7 +29,6 @@ def _read(path: Path) -> Tensor:
     return torch.from_numpy(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
 def test_every_pixel_is_matlabs(shared: Path, name: str, count: int, scale: int) -> None:

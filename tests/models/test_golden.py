@@ -20,8 +20,6 @@ from sruplift.importer import expected_shapes, recognise
 from sruplift.models import create_model
 from sruplift.weights import import_checkpoint, load_model
 
-pytestmark = pytest.mark.shared
-
 CHECKPOINTS = [
     ("PANx4_DF2K.pth", "pan", 4, "PAN_x4"),
     ("aan_x2.pt", "a2n", 2, "A2N_x2"),
