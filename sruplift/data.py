@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sruplift.datasets import is_image_name, read_hr
+from sruplift.dihedral import dihedral
 from sruplift.errors import DatasetError
 from sruplift.resize import bicubic, modcrop
 
@@ -133,17 +134,6 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         lr = around[:, top - y0 :, left - x0 :][:, :patch_size, :patch_size]
         hr = hr[:, top * s : (top + patch_size) * s, left * s : (left + patch_size) * s]
         return dihedral(lr, transform).contiguous(), dihedral(hr, transform).contiguous()
-
-
-def dihedral(image: Tensor, transform: int) -> Tensor:
-    """One of the 8 flips and rotations of a square (..., P, P) image."""
-    if transform & 4:
-        image = image.transpose(-2, -1)
-    if transform & 2:
-        image = image.flip(-1)
-    if transform & 1:
-        image = image.flip(-2)
-    return image
 
 
 def _gather(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
 from sruplift.memory import available_memory
 from sruplift.models.layers import InputNeeds
@@ -45,13 +46,20 @@ class Engine:
         precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes it, else fp32), "fp32",
             "bf16" or "fp16". Half precision covers convolutions; the network's skip connection
             and its output stay float32.
+        self_ensemble: whether to take the mean over the eight flips and rotations of a tile.
 
     Raises:
         UsageError: an unknown or unavailable device or precision.
     """
 
     def __init__(
-        self, model: nn.Module, scale: int, device: str = "auto", precision: str = "auto"
+        self,
+        model: nn.Module,
+        scale: int,
+        device: str = "auto",
+        precision: str = "auto",
+        *,
+        self_ensemble: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -60,6 +68,8 @@ class Engine:
         if self.needs.window is not None:
             model.window = self.needs.window  # type: ignore[assignment]
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
+        if self_ensemble:
+            model = SelfEnsemble(model)
         model = model.eval().to(self.device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._largest_tile: int | None = None  # LR pixels; known after a lack of memory.

@@ -55,6 +55,7 @@ class EvalOptions:
     data_root: Path | None = None
     device: str = "auto"
     precision: str = "fp32"
+    self_ensemble: bool = False
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -63,6 +64,8 @@ class EvalOptions:
             return
         if self.weights is not None:
             raise UsageError("bicubic has no weights")
+        if self.self_ensemble:
+            raise UsageError("bicubic is the same for every flip and rotation: no self-ensemble")
         if self.scale not in BICUBIC_SCALES:
             valid = ", ".join(map(str, BICUBIC_SCALES))
             raise UsageError(f"bicubic has no scale {self.scale} (valid: {valid})")
@@ -148,7 +151,13 @@ def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
     device, precision = "cpu", "uint8"
     if weights is not None:
         network = load_model(options.model, options.scale, weights)
-        engine = Engine(network, options.scale, options.device, options.precision)
+        engine = Engine(
+            network,
+            options.scale,
+            options.device,
+            options.precision,
+            self_ensemble=options.self_ensemble,
+        )
         upscale = engine.run
         device, precision = str(engine.device), engine.precision
     results = tuple(
@@ -262,7 +271,7 @@ def report_as_dict(report: Report) -> dict[str, Any]:
     options = report.options
     weights = report.weights
     return {
-        "protocol": _protocol(options.scale),
+        "protocol": _protocol(options),
         "versions": {
             "sruplift": __version__,
             "python": platform.python_version(),
@@ -305,12 +314,14 @@ def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in asdict(scores).items()}
 
 
-def _protocol(scale: int) -> dict[str, Any]:
+def _protocol(options: EvalOptions) -> dict[str, Any]:
     """What was done, in words, for whoever reads the numbers later."""
+    scale = options.scale
+    ensemble = "mean over 8 flips and rotations" if options.self_ensemble else "no self-ensemble"
     return {
         "hr": f"cropped to a multiple of {scale} (bottom and right); grey as three equal channels",
         "lr": "MATLAB imresize bicubic, antialiased, of the 8-bit HR; 8-bit after each pass",
-        "inference": "whole image, batch 1, no self-ensemble",
+        "inference": f"whole image, batch 1, {ensemble}",
         "rounding": "SR rounded to 8 bits and clamped",
         "crop_border": scale,
         "y": "BT.601 studio range, not rounded; *_y_rounded: rounded to whole levels",

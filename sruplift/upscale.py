@@ -66,6 +66,7 @@ class UpscaleOptions:
     max_pixels: int = MAX_PIXELS
     quality: int | None = None
     verify_seams: bool = False
+    self_ensemble: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -135,7 +136,13 @@ class Upscaler:
             raise UsageError(unknown_name("option", unknown, valid)) from error
         if isinstance(model, str):
             model = load_model(name, scale, self.options.weights)
-        self.engine = Engine(model, scale, self.options.device, self.options.precision)
+        self.engine = Engine(
+            model,
+            scale,
+            self.options.device,
+            self.options.precision,
+            self_ensemble=self.options.self_ensemble,
+        )
 
     def __call__(self, picture: Picture) -> Picture:
         """The enlarged picture, of the same kind.

@@ -85,12 +85,6 @@ def test_shards_make_up_the_batch() -> None:
     assert torch.equal(torch.cat([shard.top for shard in shards]), samples.top)
 
 
-def test_dihedral_makes_eight_different_images() -> None:
-    image = photo_like(6, 6)
-    turned = [data.dihedral(image, i) for i in range(8)]
-    assert all(not torch.equal(a, b) for i, a in enumerate(turned) for b in turned[:i])
-
-
 def test_hold_out_takes_every_twentieth() -> None:
     files = [Path(str(i)) for i in range(41)]
     training, validation = data.hold_out(files)

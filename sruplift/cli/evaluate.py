@@ -50,6 +50,7 @@ def command(
     ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
+    self_ensemble: options.SelfEnsemble = False,
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
     _check_json_file(json_file)
@@ -64,6 +65,7 @@ def command(
         data_root=data_root,
         device=device,
         precision=precision,
+        self_ensemble=self_ensemble,
     )
     with _progress_bar() as progress:
         report = evaluate(settings, progress)
@@ -133,11 +135,12 @@ def _table(report: Report) -> Table:
     from rich.table import Table
 
     weights = report.weights
+    plus = "+" if report.options.self_ensemble else ""
     with_weights = f", {weights.path.name} (sha256 {weights.sha256[:12]}…)" if weights else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{report.options.model} x{report.options.scale}{with_weights}, {report.device} "
-        f"{report.precision}",
+        title=f"{report.options.model}{plus} x{report.options.scale}{with_weights}, "
+        f"{report.device} {report.precision}",
         caption="\n".join(_sources(report)) or None,
     )
     table.add_column("data set", no_wrap=True)

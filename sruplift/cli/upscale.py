@@ -66,6 +66,7 @@ def command(
     quality: Quality = None,
     image_format: Format = None,
     verify_seams: VerifySeams = False,
+    self_ensemble: options.SelfEnsemble = False,
 ) -> None:
     """Enlarge images; exit code 0 all done, 1 some failed, 2 usage, 130 interrupted."""
     from rich.console import Console
@@ -80,6 +81,7 @@ def command(
         "overwrite": overwrite,
         "quality": quality,
         "verify_seams": verify_seams,
+        "self_ensemble": self_ensemble,
     }
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
