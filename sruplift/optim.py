@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Coefficients of the quintic iteration whose fixed points are singular values near one.
@@ -19,10 +20,11 @@ UPDATE_RMS = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz for hidden convolutions, Adam for the rest.
+    """Momentum orthogonalised by Newton-Schulz for hidden layers, Adam for the rest.
 
-    A kernel (out, in, k, k) is updated as the matrix (out, in * k * k). Parameters that are no
-    kernels, and kernels from or to 3 channels (an image, not features), go to Adam.
+    A kernel (out, in, k, k) is updated as the matrix (out, in * k * k), the matrix (out, in) of a
+    linear layer as it is. Other parameters, and those from or to 3 channels or fewer (an image, a
+    depthwise convolution), go to Adam.
 
     Args:
         parameters: the network's parameters.
@@ -43,8 +45,8 @@ class Muon(torch.optim.Optimizer):
         epsilon: float = 1e-8,
     ) -> None:
         everything = list(parameters)
-        hidden = [p for p in everything if is_hidden_kernel(p)]
-        rest = [p for p in everything if not is_hidden_kernel(p)]
+        hidden = [p for p in everything if is_hidden_weight(p)]
+        rest = [p for p in everything if not is_hidden_weight(p)]
         groups = [
             {"params": hidden, "lr": learning_rate, "orthogonal": True},
             {"params": rest, "lr": adam_learning_rate, "orthogonal": False},
@@ -100,9 +102,9 @@ class Muon(torch.optim.Optimizer):
             parameter.addcdiv_(state["mean"], denominator.add_(group["epsilon"]), value=-step_size)
 
 
-def is_hidden_kernel(parameter: Tensor) -> bool:
-    """Whether a parameter is a convolution kernel between features."""
-    return parameter.ndim == 4 and min(parameter.shape[0], parameter.shape[1]) > 3
+def is_hidden_weight(parameter: Tensor) -> bool:
+    """Whether a parameter is a convolution's kernel or a linear layer's matrix between features."""
+    return parameter.ndim in (2, 4) and min(parameter.shape[0], parameter.shape[1]) > 3
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -119,3 +121,94 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
+
+
+class AdamP(torch.optim.Optimizer):
+    """Adam that does not lengthen weights of which only the direction matters.
+
+    The length of a weight that is normalised afterwards has no effect on the loss, but momentum
+    makes it grow, and each step turns the weight less. The gradient of such a weight is at right
+    angles to it: it is told by that, and loses the part of its update that points along it.
+    Source: B. Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on
+    Scale-invariant Weights", ICLR 2021, algorithm 2.
+
+    Args:
+        parameters: the network's parameters.
+        learning_rate: as Adam's, like ``betas`` and ``epsilon``.
+        delta: a weight of n values is taken to be scale-invariant where the cosine between its
+            gradient and itself is below ``delta / sqrt(n)``.
+        weight_decay: apart from the gradient, as AdamW's.
+        decay_ratio: how much of it scale-invariant weights get.
+        nesterov: look a step of momentum ahead.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        delta: float = 0.1,
+        weight_decay: float = 0.0,
+        decay_ratio: float = 0.1,
+        nesterov: bool = False,
+    ) -> None:
+        defaults = {"lr": learning_rate, "betas": betas, "epsilon": epsilon, "delta": delta}
+        defaults |= {"weight_decay": weight_decay, "decay_ratio": decay_ratio, "nesterov": nesterov}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        update = self._adam(weight, gradient, group)
+        decay = weight.new_tensor(group["lr"] * group["weight_decay"])
+        if weight.ndim > 1:
+            update, invariant = without_radial_part(update, weight, gradient, group["delta"])
+            decay = torch.where(invariant, decay * group["decay_ratio"], decay)
+        if group["weight_decay"]:
+            weight.mul_(1 - decay)
+        weight.sub_(update, alpha=group["lr"])
+
+    def _adam(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """What Adam would subtract at a learning rate of 1."""
+        beta1, beta2 = group["betas"]
+        state = self.state[weight]
+        if not state:
+            state["step"] = 0
+            state["mean"] = torch.zeros_like(weight)
+            state["square"] = torch.zeros_like(weight)
+        state["step"] += 1
+        mean: Tensor = state["mean"].lerp_(gradient, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        if group["nesterov"]:
+            mean = mean.lerp(gradient, 1 - beta1)
+        denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
+        return mean / denominator.add_(group["epsilon"]) / (1 - beta1 ** state["step"])
+
+
+def without_radial_part(
+    update: Tensor, weight: Tensor, gradient: Tensor, delta: float
+) -> tuple[Tensor, Tensor]:
+    """The update less its part along a scale-invariant weight, and whether the weight is one.
+
+    Each output channel is judged by itself, and where not all of them are scale-invariant, the
+    layer as a whole. There is no ``if``, which would wait for the device at each parameter.
+    """
+    result, invariant = update, torch.zeros((), dtype=torch.bool, device=update.device)
+    for rows in (1, weight.shape[0]):  # the channels have the last word
+        w, g, u = (tensor.reshape(rows, -1) for tensor in (weight, gradient, update))
+        found = F.cosine_similarity(w, g).abs().max() < delta / w.shape[1] ** 0.5
+        direction = F.normalize(w)
+        tangential = u - direction * (direction * u).sum(1, keepdim=True)
+        result = torch.where(found, tangential.reshape(update.shape), result)
+        invariant = invariant | found
+    return result, invariant
