@@ -48,19 +48,28 @@ class DataConfig(_Strict):
 class OptimizerConfig(_Strict):
     """Which optimizer, and how its learning rate moves."""
 
-    name: Literal["adam", "muon"] = "adam"
+    name: Literal["adam", "adamp", "muon"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
     adam_learning_rate: float = Field(1e-3, gt=0)
     """Muon only: of the parameters that it leaves to Adam."""
     betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Literal["cosine", "step"] = "cosine"
     final_learning_rate: float = Field(1e-7, ge=0)
     """Where each cosine cycle ends."""
     warmup: int = Field(100, ge=0)
-    """Iterations of linear warm-up at the start of each cycle."""
+    """Iterations of linear warm-up at the start of each cycle, or of the run."""
     cycles: int = Field(1, ge=1)
     """Cosine cycles of equal length in the whole run."""
+    halve_every: int | None = Field(None, ge=1)
+    """Step schedule only: after how many iterations the learning rate is halved."""
     clip_norm: float = Field(0.0, ge=0)
     """Largest gradient norm; 0 does not clip."""
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        if (self.schedule == "step") != (self.halve_every is not None):
+            raise ValueError("schedule = 'step' and halve_every go together")
+        return self
 
 
 class Stage(_Strict):
@@ -110,6 +119,11 @@ class TrainConfig(_Strict):
         if validation is not None:
             changes["validation"] = validation
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    @property
+    def patch_sizes(self) -> set[int]:
+        """Every patch size that the config names."""
+        return {self.data.patch_size, *(s.patch_size for s in self.stages if s.patch_size)}
 
     def stage_at(self, iteration: int) -> Stage:
         """The patch size, batch size and loss at ``iteration`` (from 0), all filled in."""

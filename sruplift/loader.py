@@ -33,10 +33,7 @@ class Patches:
         self.config = config
         self.device = device
         self.rank, self.processes = rank, processes
-        largest = max(
-            [config.data.patch_size, *(s.patch_size for s in config.stages if s.patch_size)]
-        )
-        self.files = data.usable(files, config.scale, largest)
+        self.files = data.usable(files, config.scale, max(config.patch_sizes))
         place = _cache_place(config, self.files, device)
         self.cache = data.PatchCache(self.files, config.scale, place) if place else None
         sizes = data.read_lr_sizes(self.files, config.scale)

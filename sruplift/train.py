@@ -6,7 +6,6 @@ The released weights were made by this module with the configs in ``sruplift/con
 from __future__ import annotations
 
 import math
-import re
 import signal
 import threading
 import time
@@ -19,7 +18,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -30,20 +28,14 @@ from sruplift.checkpoint import (
     rng_state,
     save_checkpoint,
 )
-from sruplift.config import TrainConfig
+from sruplift.config import TrainConfig, build_config
 from sruplift.data import fingerprint
 from sruplift.engine import choose_precision
-from sruplift.errors import ConfigError, NumericalError, WeightsError
-from sruplift.importer import read_tensors, recognise
+from sruplift.errors import ConfigError, NumericalError
 from sruplift.loader import Patches, Validation, split_files
-from sruplift.models import create_model
-from sruplift.optim import Muon
+from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
 from sruplift.runlog import LogRow, RunLog, Window
-from sruplift.weights import find_weights, save_weights
-
-CHARBONNIER_EPSILON = 1e-3
-# A patch whose mean squared error is this (50 dB) has little left to learn.
-PSNR_EPSILON = 1e-5
+from sruplift.weights import save_weights
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,7 @@ class Trainer:
             _require_folder(out)
             self.log = RunLog(out)
         torch.manual_seed(config.seed)
+        network = build_network(config)
         files, validation_files = split_files(config)
         processes = self.accelerator.num_processes
         rank = self.accelerator.process_index
@@ -102,7 +95,6 @@ class Trainer:
         self.validation = Validation(config, validation_files, self.device)
         self.fingerprint = fingerprint(files)
 
-        network = _create(config)
         self.iteration = self.samples = self.best_iteration = 0
         self.best_psnr = -math.inf
         self.seconds = 0.0
@@ -111,7 +103,7 @@ class Trainer:
         if config.channels_last:
             for module in (self.network, self.ema):
                 nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
-        self.optimizer = _optimizer(config, self.network)
+        self.optimizer = build_optimizer(config, self.network)
         if resume:
             self._restore(load_checkpoint(out / "checkpoint.pt", self.device))
         elif self.main:
@@ -157,7 +149,7 @@ class Trainer:
             lr = lr.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             sr = self.forward(lr)
-        loss = _loss(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
+        loss = loss_of(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if config.optimizer.clip_norm:
@@ -291,76 +283,6 @@ class Trainer:
         )
 
 
-def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """The rate of ``iteration`` (from 0): in each cycle a linear warm-up, then half a cosine."""
-    optimizer = config.optimizer
-    length = config.iterations / optimizer.cycles
-    position = iteration % length
-    low, high = optimizer.final_learning_rate, optimizer.learning_rate
-    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * position / length))
-    warmup = min(optimizer.warmup, length / 2)
-    return cosine * min(1.0, (position + 1) / warmup) if warmup else cosine
-
-
-def _loss(name: str, sr: Tensor, hr: Tensor) -> Tensor:
-    if name == "l1":
-        return F.l1_loss(sr, hr)
-    if name == "l2":
-        return F.mse_loss(sr, hr)
-    if name == "psnr":
-        # Of each patch by itself, as papers measure each image: in L1 and L2 the errors of fine
-        # texture, which nothing can restore, outweigh those of edges in smooth images.
-        return 10 * ((sr - hr).square().mean((1, 2, 3)) + PSNR_EPSILON).log10().mean()
-    return ((sr - hr).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
-
-
-def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    options = config.optimizer
-    optimizer: torch.optim.Optimizer
-    if options.name == "muon":
-        optimizer = Muon(
-            network.parameters(),
-            options.learning_rate,
-            adam_learning_rate=options.adam_learning_rate,
-            betas=options.betas,
-        )
-    else:
-        optimizer = torch.optim.Adam(
-            network.parameters(), options.learning_rate, betas=options.betas
-        )
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
-
-
-def _create(config: TrainConfig) -> nn.Module:
-    try:
-        network = create_model(config.model, config.scale)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if config.init is None:
-        return network
-    source = _init_tensors(config.init)
-    own = network.state_dict()
-    shared = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
-    if len(shared) < len(own) / 2:
-        raise WeightsError(
-            f"{config.init} shares only {len(shared)} of {len(own)} tensors with"
-            f" {config.model} x{config.scale}: it cannot be the start of this run"
-        )
-    network.load_state_dict(shared, strict=False)
-    return network
-
-
-def _init_tensors(init: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of released weights named like ``pan_x2``."""
-    path = Path(init)
-    released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", init)
-    if released and not path.exists():
-        path = find_weights(released["model"], int(released["scale"])).path
-    return dict(recognise(read_tensors(path)[0], init).tensors)
-
-
 def _precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto" and device.type == "cuda":
         # Small gradients vanish in fp16, which `upscale` prefers.
@@ -377,14 +299,15 @@ def _require_folder(folder: Path) -> None:
 
 def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
     """A resumed run may change where data lies, not what is trained."""
-    now = config.model_dump(mode="json")
+    # Built again: keys that are younger than the checkpoint get their defaults.
+    now, then = (c.model_dump(mode="json") for c in (config, build_config(before)))
     for key in now:
         if key == "data":
-            same = all(now[key][k] == before[key][k] for k in ("patch_size", "batch_size"))
+            same = all(now[key][k] == then[key][k] for k in ("patch_size", "batch_size"))
         else:
-            same = now[key] == before.get(key)
+            same = now[key] == then[key]
         if not same:
-            raise ConfigError(f"the run to resume has another {key!r}: {before.get(key)!r}")
+            raise ConfigError(f"the run to resume has another {key!r}: {then[key]!r}")
 
 
 @contextmanager

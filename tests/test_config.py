@@ -12,8 +12,21 @@ from sruplift.models import MODELS
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_is_valid_and_named_after_its_weights(name: str) -> None:
     config = read_config(name)
-    assert name.startswith(f"{config.model}_x{config.scale}")
+    network, kind = name.split("_")[:2]
     assert config.scale in MODELS[config.model].scales
+    if kind == "paper":
+        assert config.model.startswith(network)
+    else:
+        assert (network, kind) == (config.model, f"x{config.scale}")
+
+
+PAPERS = [name for name in config_names() if name.endswith("_paper")]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_papers_recipes_take_another_scale(name: str, scale: int) -> None:
+    assert read_config(name, [f"scale={scale}"]).scale == scale
 
 
 def test_stages_follow_one_another() -> None:
@@ -40,6 +53,9 @@ def test_overrides_reach_into_tables() -> None:
         ("data.patch_size=0", "config key 'data.patch_size'"),
         ("loss=l3", "config key 'loss'"),
         ("iterations", "--set takes key=value"),
+        ("optimizer.schedule=step", "schedule = 'step' and halve_every go together"),
+        ("optimizer.halve_every=5", "schedule = 'step' and halve_every go together"),
+        ("optimizer.name=adamw", "config key 'optimizer.name'"),
         ("model.name=1", "'model' is not a table"),
     ],
 )

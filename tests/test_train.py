@@ -17,13 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_data import write_images
 
-from sruplift.config import TrainConfig, build_config
+from sruplift.checkpoint import load_checkpoint, save_checkpoint
+from sruplift.config import TrainConfig, build_config, config_names, read_config
 from sruplift.datasets import read_hr
 from sruplift.errors import ConfigError, NumericalError, WeightsError
 from sruplift.metrics import psnr
+from sruplift.recipe import learning_rate
 from sruplift.resize import bicubic
 from sruplift.runlog import LogRow
-from sruplift.train import learning_rate, train
+from sruplift.train import train
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +111,14 @@ def test_training_learns_more_than_bicubic(images: Path, tmp_path: Path) -> None
     [
         {},
         {"optimizer__name": "muon", "precision": "bf16"},
+        {"optimizer__name": "adamp"},
         {
             "data__cache": "none",
             "data__workers": 0,
             "stages": [{"until": 0.5, "patch_size": 6, "batch_size": 4}],
         },
     ],
-    ids=["adam", "muon-bf16", "files-stages"],
+    ids=["adam", "muon-bf16", "adamp", "files-stages"],
 )
 def test_a_killed_run_resumes_to_identical_weights(
     images: Path, tmp_path: Path, changes: dict[str, Any]
@@ -186,6 +189,18 @@ def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
         train(config(images, iterations=1), tmp_path, resume=True)
 
 
+def test_a_checkpoint_older_than_a_key_resumes(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    checkpoint = load_checkpoint(path)
+    del checkpoint.config["optimizer"]["schedule"], checkpoint.config["compile"]
+    save_checkpoint(path, checkpoint)
+    assert train(config(images, iterations=1), tmp_path, resume=True).reason == "finished"
+    stepped = {"warmup": 2, "schedule": "step", "halve_every": 3}
+    with pytest.raises(ConfigError, match="another 'optimizer'"):
+        train(config(images, iterations=1, optimizer=stepped), tmp_path, resume=True)
+
+
 def test_weights_of_another_scale_start_a_run(images: Path, tmp_path: Path) -> None:
     train(config(images), tmp_path / "x2")
     start = str(tmp_path / "x2" / "best.safetensors")
@@ -210,6 +225,8 @@ def test_a_diverged_run_says_so(images: Path, tmp_path: Path) -> None:
         ({"model": "pam"}, "unknown model 'pam'"),
         ({"scale": 5}, "no scale 5"),
         ({"data__train": []}, "no training data"),
+        ({"model": "hpinet-s"}, "8x8 LR pixels are too small for hpinet-s, which needs 24x24"),
+        ({"model": "maffsrn", "stages": [{"until": 1, "patch_size": 12}]}, "needs 13x13"),
     ],
 )
 def test_impossible_configs(
@@ -228,6 +245,37 @@ def test_learning_rate_warms_up_and_falls_in_each_cycle(images: Path) -> None:
     assert rates[:100] == pytest.approx(rates[100:])
     middle = 0.5 * 1e-3 * (1 + math.cos(math.pi / 2))
     assert rates[50] == pytest.approx(middle, rel=0.01)
+
+
+def test_learning_rate_is_halved_in_steps(images: Path) -> None:
+    steps = {"schedule": "step", "halve_every": 50, "warmup": 4}
+    settings = config(images, iterations=200, optimizer=steps)
+    rates = [learning_rate(settings, i) for i in (0, 3, 49, 50, 99, 100, 199)]
+    assert rates == pytest.approx([2.5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 1.25e-4])
+
+
+@pytest.fixture(scope="module")
+def larger_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough for a patch of 24 pixels at x4."""
+    folder = tmp_path_factory.mktemp("larger")
+    write_images(folder / "train", [(96, 96), (100, 96)])
+    write_images(folder / "val", [(24, 36)])
+    return folder
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_trains(larger_images: Path, tmp_path: Path, name: str) -> None:
+    """Two iterations, with patches as small as every network takes: all else is the config's."""
+    whole = read_config(name)
+    values = whole.model_dump(exclude_none=True)
+    stages = [{**stage, "patch_size": 24, "batch_size": 1} for stage in values["stages"]]
+    data = {"patch_size": 24, "batch_size": 1}
+    small = build_config({**values, "iterations": 2, "data": data, "stages": stages})
+    result = train(
+        small.with_data([larger_images / "train"], larger_images / "val"), tmp_path / "out"
+    )
+    assert (result.reason, result.iteration) == ("finished", 2)
+    assert math.isfinite(result.best_psnr)
 
 
 def arguments(images: Path, out: Path, iterations: int) -> list[str]:

@@ -1,0 +1,118 @@
+"""What a training config asks for: network, loss, optimizer and learning rate."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sruplift.config import TrainConfig
+from sruplift.errors import ConfigError, WeightsError
+from sruplift.importer import read_tensors, recognise
+from sruplift.models import create_model
+from sruplift.optim import AdamP, Muon
+from sruplift.weights import find_weights
+
+CHARBONNIER_EPSILON = 1e-3
+# A patch whose mean squared error is this (50 dB) has little left to learn.
+PSNR_EPSILON = 1e-5
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """The rate of ``iteration`` (from 0).
+
+    In each cosine cycle a linear warm-up, then half a cosine; with steps one warm-up, then halves.
+    """
+    optimizer = config.optimizer
+    low, high = optimizer.final_learning_rate, optimizer.learning_rate
+    if optimizer.halve_every:
+        length, position = float(config.iterations), float(iteration)
+        rate = high * 0.5 ** (iteration // optimizer.halve_every)
+    else:
+        length = config.iterations / optimizer.cycles
+        position = iteration % length
+        rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * position / length))
+    warmup = min(optimizer.warmup, length / 2)
+    return rate * min(1.0, (position + 1) / warmup) if warmup else rate
+
+
+def loss_of(name: str, sr: Tensor, hr: Tensor) -> Tensor:
+    """The loss ``name`` of patches (B, 3, H, W) in [0, 1]."""
+    if name == "l1":
+        return F.l1_loss(sr, hr)
+    if name == "l2":
+        return F.mse_loss(sr, hr)
+    if name == "psnr":
+        # Of each patch by itself, as papers measure each image: in L1 and L2 the errors of fine
+        # texture, which nothing can restore, outweigh those of edges in smooth images.
+        return 10 * ((sr - hr).square().mean((1, 2, 3)) + PSNR_EPSILON).log10().mean()
+    return ((sr - hr).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+
+
+def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of all the network's parameters.
+
+    A group's ``initial_lr`` is its share at the config's full learning rate.
+    """
+    options = config.optimizer
+    rate, betas = options.learning_rate, options.betas
+    optimizer: torch.optim.Optimizer
+    if options.name == "muon":
+        optimizer = Muon(
+            network.parameters(),
+            rate,
+            adam_learning_rate=options.adam_learning_rate,
+            betas=betas,
+        )
+    elif options.name == "adamp":
+        optimizer = AdamP(network.parameters(), rate, betas=betas)
+    else:
+        optimizer = torch.optim.Adam(network.parameters(), rate, betas=betas)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def build_network(config: TrainConfig) -> nn.Module:
+    """The network with the weights that the run starts from.
+
+    Raises:
+        ConfigError: unknown model or scale, or patches that are too small for it.
+        WeightsError: ``init`` cannot be read, or is of another network.
+    """
+    try:
+        network = create_model(config.model, config.scale)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    patch_size, least = min(config.patch_sizes), network.needs.min_size
+    if patch_size < least:
+        # It would mirror them to that size, at the cost of larger patches and the gain of none.
+        raise ConfigError(
+            f"patches of {patch_size}x{patch_size} LR pixels are too small for"
+            f" {config.model}, which needs {least}x{least} or more"
+        )
+    if config.init is None:
+        return network
+    source = _init_tensors(config.init)
+    own = network.state_dict()
+    shared = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
+    if len(shared) < len(own) / 2:
+        raise WeightsError(
+            f"{config.init} shares only {len(shared)} of {len(own)} tensors with"
+            f" {config.model} x{config.scale}: it cannot be the start of this run"
+        )
+    network.load_state_dict(shared, strict=False)
+    return network
+
+
+def _init_tensors(init: str) -> dict[str, Tensor]:
+    """The tensors of a file, or of released weights named like ``pan_x2``."""
+    path = Path(init)
+    released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", init)
+    if released and not path.exists():
+        path = find_weights(released["model"], int(released["scale"])).path
+    return dict(recognise(read_tensors(path)[0], init).tensors)
