@@ -86,10 +86,13 @@ class TrainConfig(_Strict):
     """Everything that determines a training run, but for the device it runs on."""
 
     model: str
-    scale: int
+    scale: int | None = None
+    scales: tuple[int, ...] = ()
+    """Instead of ``scale``: networks of several scales that share all but their last layers. Each
+    iteration trains one of them."""
     init: str | None = None
     """Weights to start from: a file, or released ones by name (``pan_x2``). Of another scale:
-    every tensor of the same name and shape is taken over."""
+    every tensor of the same name and shape is taken over. ``{scale}`` stands for the scale."""
     seed: int = 0
     iterations: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"
@@ -103,6 +106,17 @@ class TrainConfig(_Strict):
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     stages: tuple[Stage, ...] = ()
+
+    @model_validator(mode="after")
+    def _scales_are_told(self) -> Self:
+        if (self.scale is None) == (not self.scales):
+            raise ValueError(
+                "name either one scale or several scales"
+                f" (got scale = {self.scale} and scales = {list(self.scales)})"
+            )
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales must differ (got {list(self.scales)})")
+        return self
 
     @model_validator(mode="after")
     def _stages_are_in_order(self) -> Self:
@@ -119,6 +133,11 @@ class TrainConfig(_Strict):
         if validation is not None:
             changes["validation"] = validation
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    @property
+    def every_scale(self) -> tuple[int, ...]:
+        """The scales that are trained, often only one."""
+        return self.scales if self.scale is None else (self.scale,)
 
     @property
     def patch_sizes(self) -> set[int]:

@@ -68,64 +68,83 @@ class Sampler:
         return int(self._order[position])
 
 
+def draw_scale(scales: Sequence[int], seed: int, iteration: int) -> int:
+    """The scale that ``iteration`` trains."""
+    return scales[_mix(seed, 3, iteration) % len(scales)]
+
+
 class PatchCache:
-    """Decoded images and their LR versions, uint8, on one device; cuts batches there.
+    """Decoded images and their LR versions of each scale, on one device; cuts batches there."""
 
-    Images of any size lie one after another in a flat (pixels, 3) tensor, so that a batch is one
-    gather, flips and rotations included.
-    """
-
-    def __init__(self, files: Sequence[Path], scale: int, device: torch.device) -> None:
-        self.scale = scale
+    def __init__(self, files: Sequence[Path], scales: Sequence[int], device: torch.device) -> None:
         self.device = device
-        self.lr_sizes = read_lr_sizes(files, scale)
-        areas = torch.tensor([height * width for height, width in self.lr_sizes])
-        self._lr_start = (areas.cumsum(0) - areas).to(device)
-        self._lr_width = torch.tensor([width for _, width in self.lr_sizes], device=device)
-        total = int(areas.sum())
-        self._lr = torch.empty(total, 3, dtype=torch.uint8, device=device)
-        self._hr = torch.empty(total * scale**2, 3, dtype=torch.uint8, device=device)
+        self._hr = Pixels(read_lr_sizes(files, 1), device)
+        self._lr = {scale: Pixels(read_lr_sizes(files, scale), device) for scale in scales}
         with ThreadPoolExecutor(max_workers=4) as pool:
-            images = _in_order(pool, files)
-            for image, start, area in zip(images, self._lr_start, areas, strict=True):
-                hr = modcrop(image, scale).to(device)
-                lr = bicubic(hr, Fraction(1, scale))
-                begin, end = int(start), int(start + area)
-                self._lr[begin:end] = lr.permute(1, 2, 0).reshape(-1, 3)
-                self._hr[begin * scale**2 : end * scale**2] = hr.permute(1, 2, 0).reshape(-1, 3)
+            for number, image in enumerate(_in_order(pool, files)):
+                hr = image.to(device)
+                self._hr.put(number, hr)
+                for scale, pixels in self._lr.items():
+                    pixels.put(number, bicubic(modcrop(hr, scale), Fraction(1, scale)))
 
-    def batch(self, samples: Samples, patch_size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, samples: Samples, patch_size: int, scale: int) -> tuple[Tensor, Tensor]:
         """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
         image, top, left, transform = (
             part.to(self.device)
             for part in (samples.image, samples.top, samples.left, samples.transform)
         )
-        start, width = self._lr_start[image], self._lr_width[image]
-        lr = _gather(self._lr, start, width, top, left, transform, patch_size)
-        s = self.scale
-        hr = _gather(
-            self._hr, start * s * s, width * s, top * s, left * s, transform, patch_size * s
-        )
+        lr = self._lr[scale].cut(image, top, left, transform, patch_size)
+        hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
         return lr, hr
+
+
+class Pixels:
+    """Images of any size, one after another in a flat (pixels, 3) ``uint8`` tensor.
+
+    A batch of patches is one gather, flips and rotations included.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> None:
+        areas = torch.tensor([height * width for height, width in sizes])
+        self._begin = (areas.cumsum(0) - areas).to(device)
+        self._width = torch.tensor([width for _, width in sizes], device=device)
+        self._flat = torch.empty(int(areas.sum()), 3, dtype=torch.uint8, device=device)
+
+    def put(self, number: int, image: Tensor) -> None:
+        """Fill in image ``number``, (3, H, W)."""
+        begin = int(self._begin[number])
+        pixels = image.permute(1, 2, 0).reshape(-1, 3)
+        self._flat[begin : begin + len(pixels)] = pixels
+
+    def cut(self, image: Tensor, top: Tensor, left: Tensor, transform: Tensor, size: int) -> Tensor:
+        """Patches (B, 3, size, size), float in [0, 1], transformed as ``dihedral`` does."""
+        steps = torch.arange(size, device=self._flat.device)
+        y, x = steps[None, :, None], steps[None, None, :]
+        transform = transform[:, None, None]
+        y = torch.where((transform & 1).bool(), size - 1 - y, y)
+        x = torch.where((transform & 2).bool(), size - 1 - x, x)
+        turned = (transform & 4).bool()
+        rows, columns = torch.where(turned, x, y), torch.where(turned, y, x)
+        width = self._width[image]
+        first = (self._begin[image] + top * width + left)[:, None, None]
+        patches = self._flat[first + rows * width[:, None, None] + columns]
+        return patches.permute(0, 3, 1, 2).float().div_(255)
 
 
 class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """The same patches, each cut from its file when asked for: for data larger than memory.
 
-    An item is (image, top, left, transform, patch_size), as numbers.
+    An item is (image, top, left, transform, patch_size, scale), as numbers.
     """
 
-    def __init__(self, files: Sequence[Path], scale: int) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        self.scale = scale
-        self.lr_sizes = read_lr_sizes(files, scale)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
-        image, top, left, transform, patch_size = item
-        s = self.scale
+    def __getitem__(self, item: tuple[int, int, int, int, int, int]) -> tuple[Tensor, Tensor]:
+        image, top, left, transform, patch_size, s = item
         hr = modcrop(read_hr(self.files[image]), s)
         height, width = hr.shape[1] // s, hr.shape[2] // s
         y0, x0 = max(top - MARGIN, 0), max(left - MARGIN, 0)
@@ -134,28 +153,6 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         lr = around[:, top - y0 :, left - x0 :][:, :patch_size, :patch_size]
         hr = hr[:, top * s : (top + patch_size) * s, left * s : (left + patch_size) * s]
         return dihedral(lr, transform).contiguous(), dihedral(hr, transform).contiguous()
-
-
-def _gather(
-    pixels: Tensor,
-    start: Tensor,
-    width: Tensor,
-    top: Tensor,
-    left: Tensor,
-    transform: Tensor,
-    size: int,
-) -> Tensor:
-    """Patches (B, 3, size, size), float, from flat ``pixels``, transformed as ``dihedral`` does."""
-    steps = torch.arange(size, device=pixels.device)
-    y, x = steps[None, :, None], steps[None, None, :]
-    transform = transform[:, None, None]
-    y = torch.where((transform & 1).bool(), size - 1 - y, y)
-    x = torch.where((transform & 2).bool(), size - 1 - x, x)
-    turned = (transform & 4).bool()
-    rows, columns = torch.where(turned, x, y), torch.where(turned, y, x)
-    row_start = (start + top * width + left)[:, None, None]
-    patches = pixels[row_start + rows * width[:, None, None] + columns]
-    return patches.permute(0, 3, 1, 2).float().div_(255)
 
 
 def list_images(folders: Iterable[Path]) -> list[Path]:

@@ -33,43 +33,49 @@ class Patches:
         self.config = config
         self.device = device
         self.rank, self.processes = rank, processes
-        self.files = data.usable(files, config.scale, max(config.patch_sizes))
+        scales = config.every_scale
+        self.files = data.usable(files, max(scales), max(config.patch_sizes))
         place = _cache_place(config, self.files, device)
-        self.cache = data.PatchCache(self.files, config.scale, place) if place else None
-        sizes = data.read_lr_sizes(self.files, config.scale)
-        self.sampler = data.Sampler(sizes, config.seed)
+        self.cache = data.PatchCache(self.files, scales, place) if place else None
+        self.samplers = {
+            scale: data.Sampler(data.read_lr_sizes(self.files, scale), config.seed)
+            for scale in scales
+        }
 
     def batches(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
         """LR and HR patches of this process on its device, and the size of the whole batch."""
         if self.cache is None:
             yield from self._from_files(iteration, samples)
             return
-        for drawn, patch_size, count in self._draws(iteration, samples):
-            lr, hr = self.cache.batch(drawn, patch_size)
+        for drawn, patch_size, scale, count in self._draws(iteration, samples):
+            lr, hr = self.cache.batch(drawn, patch_size, scale)
             yield lr.to(self.device), hr.to(self.device), count
 
-    def _draws(self, iteration: int, samples: int) -> Iterator[tuple[data.Samples, int, int]]:
+    def _draws(self, iteration: int, samples: int) -> Iterator[tuple[data.Samples, int, int, int]]:
+        """Where this process's patches lie, their size, their scale, and the whole batch's size."""
         while True:
             stage = self.config.stage_at(iteration)
             assert stage.batch_size
             assert stage.patch_size
-            drawn = self.sampler.draw(samples, stage.batch_size, stage.patch_size)
-            yield drawn.shard(self.rank, self.processes), stage.patch_size, stage.batch_size
+            scale = data.draw_scale(self.config.every_scale, self.config.seed, iteration)
+            drawn = self.samplers[scale].draw(samples, stage.batch_size, stage.patch_size)
+            shard = drawn.shard(self.rank, self.processes)
+            yield shard, stage.patch_size, scale, stage.batch_size
             iteration += 1
             samples += stage.batch_size
 
     def _from_files(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
         counts: list[int] = []
 
-        def items() -> Iterator[list[tuple[int, int, int, int, int]]]:
-            for drawn, patch_size, count in self._draws(iteration, samples):
+        def items() -> Iterator[list[tuple[int, int, int, int, int, int]]]:
+            for drawn, patch_size, scale, count in self._draws(iteration, samples):
                 counts.append(count)
                 columns = (drawn.image, drawn.top, drawn.left, drawn.transform)
                 rows = zip(*(column.tolist() for column in columns), strict=True)
-                yield [(*row, patch_size) for row in rows]
+                yield [(*row, patch_size, scale) for row in rows]
 
         loader = torch.utils.data.DataLoader(
-            data.PatchFiles(self.files, self.config.scale),
+            data.PatchFiles(self.files),
             batch_sampler=items(),
             num_workers=self.config.data.workers,
             pin_memory=self.device.type == "cuda",
@@ -85,19 +91,19 @@ class Validation:
     def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
         wanted = config.data.validation_images or len(files)
         step = max(1, len(files) // wanted)
-        self.scale = config.scale
         self.device = device
-        self.hr = [modcrop(read_hr(f), self.scale) for f in files[::step][:wanted]]
+        self.images = [read_hr(f) for f in files[::step][:wanted]]
 
     @torch.no_grad()
-    def psnr(self, network: nn.Module) -> float:
+    def psnr(self, network: nn.Module, scale: int) -> float:
         """Mean PSNR in dB over the images."""
         values = []
-        for hr in self.hr:
-            lr = bicubic(hr, size=(hr.shape[1] // self.scale, hr.shape[2] // self.scale))
+        for image in self.images:
+            hr = modcrop(image, scale)
+            lr = bicubic(hr, size=(hr.shape[1] // scale, hr.shape[2] // scale))
             batch = lr[None].to(self.device).float() / 255
             sr = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu()
-            values.append(float(psnr(sr, hr[None].float() / 255, self.scale)))
+            values.append(float(psnr(sr, hr[None].float() / 255, scale)))
         return sum(values) / len(values)
 
 
@@ -122,8 +128,8 @@ def _cache_place(
     """Where decoded images live; None: nowhere, they do not fit."""
     if config.data.cache != "auto":
         return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
-    pixels = sum(height * width for height, width in data.read_lr_sizes(files, config.scale))
-    needed = pixels * 3 * (1 + config.scale**2)
+    sizes = (data.read_lr_sizes(files, scale) for scale in (1, *config.every_scale))
+    needed = 3 * sum(height * width for images in sizes for height, width in images)
     for place in (device, torch.device("cpu")):
         if needed < available_memory(place) / 2:
             return place

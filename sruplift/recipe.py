@@ -14,6 +14,8 @@ from sruplift.config import TrainConfig
 from sruplift.errors import ConfigError, WeightsError
 from sruplift.importer import read_tensors, recognise
 from sruplift.models import create_model
+from sruplift.models.layers import SuperResolver
+from sruplift.multiscale import MultiScale
 from sruplift.optim import AdamP, Muon
 from sruplift.weights import find_weights
 
@@ -78,32 +80,38 @@ def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Opti
 
 
 def build_network(config: TrainConfig) -> nn.Module:
-    """The network with the weights that the run starts from.
+    """The network with the weights that the run starts from; of several scales a ``MultiScale``.
 
     Raises:
         ConfigError: unknown model or scale, or patches that are too small for it.
         WeightsError: ``init`` cannot be read, or is of another network.
     """
+    networks = [_build(config, scale) for scale in config.every_scale]
+    return MultiScale(networks) if config.scales else networks[0]
+
+
+def _build(config: TrainConfig, scale: int) -> SuperResolver:
     try:
-        network = create_model(config.model, config.scale)
+        network = create_model(config.model, scale)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     patch_size, least = min(config.patch_sizes), network.needs.min_size
     if patch_size < least:
-        # It would mirror them to that size, at the cost of larger patches and the gain of none.
+        # It would mirror them to that size: slower than larger patches, and less to learn from.
         raise ConfigError(
             f"patches of {patch_size}x{patch_size} LR pixels are too small for"
             f" {config.model}, which needs {least}x{least} or more"
         )
     if config.init is None:
         return network
-    source = _init_tensors(config.init)
+    init = config.init.replace("{scale}", str(scale))
+    source = _init_tensors(init)
     own = network.state_dict()
     shared = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
     if len(shared) < len(own) / 2:
         raise WeightsError(
-            f"{config.init} shares only {len(shared)} of {len(own)} tensors with"
-            f" {config.model} x{config.scale}: it cannot be the start of this run"
+            f"{init} shares only {len(shared)} of {len(own)} tensors with"
+            f" {config.model} x{scale}: it cannot be the start of this run"
         )
     network.load_state_dict(shared, strict=False)
     return network

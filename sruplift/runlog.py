@@ -6,7 +6,8 @@ import csv
 import importlib.util
 import math
 import time
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -26,14 +27,21 @@ class LogRow:
     seconds: float
     """Time spent training, over all runs."""
     val_psnr: float | None
-    """dB, on the iterations that validate."""
+    """dB, on the iterations that validate; of several scales their mean."""
+    val_psnr_of: dict[int, float] = field(default_factory=dict)
+    """The PSNR of each scale, where there are several: columns ``val_psnr_x2`` and so on."""
+
+
+COLUMNS = [each.name for each in fields(LogRow) if each.name != "val_psnr_of"]
 
 
 class RunLog:
     """Writes rows to ``folder``; one process does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scales: Iterable[int] = ()) -> None:
+        """``scales``: several that are trained together."""
         self.path = folder / "log.csv"
+        self.scales = tuple(scales)
         self._board = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -43,7 +51,8 @@ class RunLog:
     def start(self) -> None:
         """Begin an empty log."""
         with self.path.open("w", newline="") as file:
-            csv.writer(file).writerow(field.name for field in fields(LogRow))
+            names = (*COLUMNS, *(f"val_psnr_x{scale}" for scale in self.scales))
+            csv.writer(file).writerow(names)
 
     def cut(self, iteration: int) -> None:
         """Drop the lines after ``iteration``: a resumed run writes them again."""
@@ -59,7 +68,9 @@ class RunLog:
     def write(self, row: LogRow) -> None:
         """Add a line."""
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(_text(value) for value in astuple(row))
+            values = [getattr(row, name) for name in COLUMNS]
+            values += [row.val_psnr_of.get(scale) for scale in self.scales]
+            csv.writer(file).writerow(map(_text, values))
         if self._board is not None:
             for name in ("loss", "learning_rate", "iterations_per_second", "val_psnr"):
                 value = getattr(row, name)

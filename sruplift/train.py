@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from sruplift.checkpoint import (
@@ -33,6 +34,7 @@ from sruplift.data import fingerprint
 from sruplift.engine import choose_precision
 from sruplift.errors import ConfigError, NumericalError
 from sruplift.loader import Patches, Validation, split_files
+from sruplift.multiscale import by_scale
 from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
 from sruplift.runlog import LogRow, RunLog, Window
 from sruplift.weights import save_weights
@@ -40,7 +42,10 @@ from sruplift.weights import save_weights
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: ``finished``, ``time`` (max_minutes) or ``signal``."""
+    """How a run ended: ``finished``, ``time`` (max_minutes) or ``signal``.
+
+    ``weights`` is the best file, or the folder of those of several scales.
+    """
 
     reason: str
     iteration: int
@@ -59,8 +64,9 @@ def train(
 ) -> TrainResult:
     """Train as ``config`` says; weights, checkpoint and log go to the folder ``out``.
 
-    ``best.safetensors`` and ``last.safetensors`` hold the averaged weights (EMA) in float32,
-    ``checkpoint.pt`` all that ``resume`` needs, ``log.csv`` the history.
+    ``best.safetensors`` and ``last.safetensors`` hold the averaged weights (EMA) in float32, of
+    several scales ``best_x2.safetensors`` and so on; ``checkpoint.pt`` all that ``resume`` needs,
+    ``log.csv`` the history.
 
     Raises:
         ConfigError: unknown model or scale, no training data, ``resume`` with another config.
@@ -79,13 +85,15 @@ class Trainer:
         self.config = config
         self.out = out
         # Accelerate carries devices and processes; its own mixed precision is set once a process.
-        self.accelerator = Accelerator(mixed_precision="no")
+        # An iteration of several scales leaves the last layers of all but one without a gradient.
+        idle = DistributedDataParallelKwargs(find_unused_parameters=bool(config.scales))
+        self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[idle])
         self.device = self.accelerator.device
         self.precision = _precision(config.precision, self.device)
         self.main = self.accelerator.is_main_process
         if self.main:
             _require_folder(out)
-            self.log = RunLog(out)
+            self.log = RunLog(out, config.scales)
         torch.manual_seed(config.seed)
         network = build_network(config)
         files, validation_files = split_files(config)
@@ -137,7 +145,8 @@ class Trainer:
             self.seconds += window.add(loss)
             self._bookkeeping(window, rate, on_row)
         self._finish()
-        weights = self.out / ("best.safetensors" if self.best_iteration else "last.safetensors")
+        best = "best.safetensors" if self.best_iteration else "last.safetensors"
+        weights = self.out if config.scales else self.out / best
         return TrainResult(reason, self.iteration, self.best_psnr, self.best_iteration, weights)
 
     def _step(self, lr: Tensor, hr: Tensor, rate: float) -> Tensor:
@@ -147,8 +156,9 @@ class Trainer:
             group["lr"] = group["initial_lr"] * rate / base
         if config.channels_last:
             lr = lr.contiguous(memory_format=torch.channels_last)
+        scale = (hr.shape[-1] // lr.shape[-1],) if config.scales else ()
         with self._autocast():
-            sr = self.forward(lr)
+            sr = self.forward(lr, *scale)
         loss = loss_of(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -167,10 +177,10 @@ class Trainer:
         config, iteration = self.config, self.iteration
         last = iteration == config.iterations
         due = last or iteration % config.validate_every == 0
-        value = self._validate() if due and self.main else None
+        values = self._validate() if due and self.main else {}
         logged = last or iteration % config.log_every == 0
         if logged or due:
-            row = self._log_row(window, rate, value)
+            row = self._log_row(window, rate, values)
             if self.main:
                 self.log.write(row)
                 on_row(row)
@@ -178,16 +188,18 @@ class Trainer:
         if self.main and iteration % config.checkpoint_every == 0:
             self._save()
 
-    def _validate(self) -> float:
-        """PSNR of the averaged weights; the best so far are kept."""
+    def _validate(self) -> dict[int, float]:
+        """PSNR of the averaged weights by scale; the best so far, by their mean, are kept."""
         began = time.monotonic()
         with self._autocast():
-            value = self.validation.psnr(self.ema)
-        if value > self.best_psnr:
-            self.best_psnr, self.best_iteration = value, self.iteration
-            self._save_weights("best.safetensors", value)
+            networks = by_scale(self.ema).items()
+            values = {scale: self.validation.psnr(network, scale) for scale, network in networks}
+        mean = fmean(values.values())
+        if mean > self.best_psnr:
+            self.best_psnr, self.best_iteration = mean, self.iteration
+            self._save_weights("best", values)
         self.seconds += time.monotonic() - began
-        return value
+        return values
 
     def _autocast(self) -> torch.autocast:
         enabled = self.precision == "bf16"
@@ -199,7 +211,7 @@ class Trainer:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
 
-    def _log_row(self, window: Window, rate: float, value: float | None) -> LogRow:
+    def _log_row(self, window: Window, rate: float, values: dict[int, float]) -> LogRow:
         loss = window.loss
         if self.accelerator.num_processes > 1:
             mean = self.accelerator.reduce(torch.tensor(loss, device=self.device), "mean")
@@ -218,7 +230,8 @@ class Trainer:
             batch_size=stage.batch_size or 0,
             iterations_per_second=window.speed,
             seconds=round(self.seconds, 1),
-            val_psnr=value,
+            val_psnr=fmean(values.values()) if values else None,
+            val_psnr_of=values if self.config.scales else {},
         )
 
     def _start_afresh(self) -> None:
@@ -258,10 +271,11 @@ class Trainer:
     def _finish(self) -> None:
         if self.main:
             self._save()
-            self._save_weights("last.safetensors", None)
+            self._save_weights("last", {})
         self.accelerator.wait_for_everyone()
 
-    def _save_weights(self, name: str, value: float | None) -> None:
+    def _save_weights(self, name: str, values: dict[int, float]) -> None:
+        """The averaged weights in float32, a file for each scale; ``values``: their PSNR."""
         config = self.config
         metadata = {
             "iterations": self.iteration,
@@ -271,16 +285,18 @@ class Trainer:
             "seed": config.seed,
             "device": str(self.device),
             "precision": self.precision,
-            "val_psnr": "" if value is None else f"{value:.4f}",
         }
-        save_weights(
-            self.out / name,
-            self.ema.state_dict(),
-            model=config.model,
-            scale=config.scale,
-            metadata=metadata,
-            dtype=torch.float32,
-        )
+        for scale, network in by_scale(self.ema).items():
+            file = f"{name}_x{scale}.safetensors" if config.scales else f"{name}.safetensors"
+            value = f"{values[scale]:.4f}" if values else ""
+            save_weights(
+                self.out / file,
+                network.state_dict(),
+                model=config.model,
+                scale=scale,
+                metadata={**metadata, "val_psnr": value},
+                dtype=torch.float32,
+            )
 
 
 def _precision(wanted: str, device: torch.device) -> str:

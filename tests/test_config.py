@@ -13,11 +13,12 @@ from sruplift.models import MODELS
 def test_every_config_is_valid_and_named_after_its_weights(name: str) -> None:
     config = read_config(name)
     network, kind = name.split("_")[:2]
-    assert config.scale in MODELS[config.model].scales
+    assert set(config.every_scale) <= set(MODELS[config.model].scales)
     if kind == "paper":
         assert config.model.startswith(network)
     else:
-        assert (network, kind) == (config.model, f"x{config.scale}")
+        released = f"x{config.scale}" if config.scale else "multi"
+        assert (network, kind) == (config.model, released)
 
 
 PAPERS = [name for name in config_names() if name.endswith("_paper")]
@@ -26,7 +27,8 @@ PAPERS = [name for name in config_names() if name.endswith("_paper")]
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_papers_recipes_take_another_scale(name: str, scale: int) -> None:
-    assert read_config(name, [f"scale={scale}"]).scale == scale
+    config = read_config(name, [f"scale={scale}", "scales=[]"])
+    assert config.every_scale == (scale,)
 
 
 def test_stages_follow_one_another() -> None:

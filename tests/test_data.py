@@ -29,25 +29,26 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_cache_and_files_cut_the_same_patches(files: list[Path], scale: int) -> None:
-    cache = data.PatchCache(files, scale, torch.device("cpu"))
-    reader = data.PatchFiles(files, scale)
-    sampler = data.Sampler(cache.lr_sizes, seed=5)
+    cache = data.PatchCache(files, [2, 3, 4], torch.device("cpu"))
+    reader = data.PatchFiles(files)
+    sampler = data.Sampler(data.read_lr_sizes(files, scale), seed=5)
     samples = sampler.draw(0, 24, 7)
-    lr, hr = cache.batch(samples, 7)
+    lr, hr = cache.batch(samples, 7, scale)
     assert lr.shape == (24, 3, 7, 7)
     assert hr.shape == (24, 3, 7 * scale, 7 * scale)
     assert len(samples.transform.unique()) > 4
     columns = (samples.image, samples.top, samples.left, samples.transform)
     for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        lr_file, hr_file = reader[(*row, 7)]
+        lr_file, hr_file = reader[(*row, 7, scale)]
         assert torch.equal((lr[i] * 255).round().byte(), lr_file)
         assert torch.equal((hr[i] * 255).round().byte(), hr_file)
 
 
 def test_lr_patch_is_the_hr_patch_made_small(files: list[Path]) -> None:
     """Flips and rotations must hit both images of a pair alike."""
-    cache = data.PatchCache(files, 2, torch.device("cpu"))
-    lr, hr = cache.batch(data.Sampler(cache.lr_sizes, 0).draw(0, 16, 12), 12)
+    cache = data.PatchCache(files, [2], torch.device("cpu"))
+    sampler = data.Sampler(data.read_lr_sizes(files, 2), 0)
+    lr, hr = cache.batch(sampler.draw(0, 16, 12), 12, 2)
     small = bicubic(hr, Fraction(1, 2))
     inside = (..., slice(3, -3), slice(3, -3))
     # LR was rounded and clipped twice; a pair that is turned differently is off by 30 levels.
@@ -117,7 +118,7 @@ def test_broken_image_is_named(files: list[Path]) -> None:
     whole = files[1].read_bytes()
     files[1].write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match=r"1\.png"):
-        data.PatchCache(files, 2, torch.device("cpu"))
+        data.PatchCache(files, [2], torch.device("cpu"))
     files[1].write_text("no image")
     with pytest.raises(DatasetError, match=r"1\.png"):
         data.read_lr_sizes(files, 2)

@@ -91,4 +91,7 @@ def _describe(row: LogRow) -> str:
         f"loss {row.loss:.5f}  learning rate {row.learning_rate:.2e}"
         f"  {row.iterations_per_second:.2f} it/s"
     )
-    return text if row.val_psnr is None else f"{text}  validation {row.val_psnr:.3f} dB"
+    if row.val_psnr is None:
+        return text
+    each = ", ".join(f"x{scale} {value:.3f}" for scale, value in row.val_psnr_of.items())
+    return f"{text}  validation {row.val_psnr:.3f} dB" + (f" ({each})" if each else "")
