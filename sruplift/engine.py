@@ -47,6 +47,8 @@ class Engine:
             "bf16" or "fp16". Half precision covers convolutions; the network's skip connection
             and its output stay float32.
         self_ensemble: whether to take the mean over the eight flips and rotations of a tile.
+        local: whether a network that pools over the image does so around each pixel instead, as its
+            ``needs`` say, so that tiles agree.
 
     Raises:
         UsageError: an unknown or unavailable device or precision.
@@ -60,12 +62,13 @@ class Engine:
         precision: str = "auto",
         *,
         self_ensemble: bool = False,
+        local: bool = True,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.scale = scale
         self.needs: InputNeeds = getattr(model, "needs", InputNeeds(receptive_field=None))
-        if self.needs.window is not None:
+        if local and self.needs.window is not None:
             model.window = self.needs.window  # type: ignore[assignment]
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
         if self_ensemble:

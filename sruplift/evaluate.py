@@ -157,6 +157,7 @@ def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
             options.device,
             options.precision,
             self_ensemble=options.self_ensemble,
+            local=False,
         )
         upscale = engine.run
         device, precision = str(engine.device), engine.precision

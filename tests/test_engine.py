@@ -291,3 +291,16 @@ def test_cuda_in_half_precision_agrees_with_the_cpu() -> None:
     result = Engine(net, 2, "cuda", "auto").run(image)
     assert result.device == CPU
     assert (result - expected).abs().max() < 0.005
+
+
+def test_a_network_that_pools_does_so_around_each_pixel_when_asked() -> None:
+    torch.manual_seed(0)
+    net = create_model("a2n", 2).eval()
+    image = photo_like(70, 80)[None]
+    with torch.inference_mode():
+        expected = net(image)
+    torch.testing.assert_close(Engine(net, 2, "cpu", "fp32", local=False).run(image), expected)
+    assert net.window is None
+    local = Engine(net, 2, "cpu", "fp32").run(image)
+    assert net.window == net.needs.window == 48
+    assert (local - expected).abs().max() > 1e-7

@@ -4,8 +4,21 @@ Implements the network of the authors' released code (haoyuc/A2N), with its soft
 30, which the paper's text does not give, and its bilinear skip (the text also says nearest). It
 works on values from 0 to 255 inside.
 
-Each block pools over the whole image. The authors measured in overlapping quarters of an image,
-training sees small patches: see ``A2NConfig.window``.
+Each block pools over the whole image, which makes a tile another image. Training saw patches of 48
+pixels; pooling over as much around each pixel agrees with that, and tiles then agree with the
+image. Measured with the authors' x2 weights (PSNR on Y; 25 images of B100, every fourth, and Set14;
+tiles of 128 with overlap 32 against the image, the worst and the mean of Set14's images that are
+larger, bf16):
+
+| pooled over | B100 | Set14 | tiles against whole: worst, mean |
+| --- | --- | --- | --- |
+| whole image | 31.906 dB | 33.718 dB | 36.6 dB, 56.3 dB |
+| 32 pixels | 31.922 dB | 33.688 dB | 67.3 dB, 70.9 dB |
+| 48 pixels | 31.927 dB | 33.688 dB | 64.0 dB, 70.3 dB |
+
+Tiles that each pool over themselves are 0.02 to 0.05 dB better than the whole image on Set14, but
+every tile is another picture. ``sruplift eval`` pools over the whole image, as training pools over
+its patches.
 """
 
 from __future__ import annotations
@@ -102,7 +115,7 @@ class A2N(SuperResolver):
         self.config = config
         self.scale = config.scale
         self.window = config.window
-        self.needs = InputNeeds(receptive_field=None)
+        self.needs = InputNeeds(receptive_field=None, overlap=32, window=48)
         features, narrow = config.num_features, config.num_upsampling_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(AttentionInAttention(config) for _ in range(config.num_blocks))
