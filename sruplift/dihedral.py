@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sruplift.models.layers import Frame
+
 TRANSFORMS = 8
 
 
@@ -30,6 +32,19 @@ def undo_dihedral(image: Tensor, transform: int) -> Tensor:
     return image
 
 
+def turn_frame(frame: Frame, tile: Tensor, transform: int) -> Frame:
+    """Where ``dihedral(tile, transform)`` lies in the image that is turned with it."""
+    top, left, height, width = frame.top, frame.left, frame.height, frame.width
+    rows, columns = tile.shape[-2:]
+    if transform & 4:
+        top, left, height, width, rows, columns = left, top, width, height, columns, rows
+    if transform & 2:
+        left = width - left - columns
+    if transform & 1:
+        top = height - top - rows
+    return Frame(top, left, height, width)
+
+
 class SelfEnsemble(nn.Module):
     """The mean of a network's results for all flips and rotations: the "+" of papers' tables.
 
@@ -42,12 +57,13 @@ class SelfEnsemble(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, lr: Tensor) -> Tensor:
+    def forward(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         """LR (B, 3, H, W) -> SR (B, 3, H * scale, W * scale), float32."""
         total: Tensor | None = None
         for transform in range(TRANSFORMS):
             turned = dihedral(lr, transform).contiguous(memory_format=torch.channels_last)
-            sr = undo_dihedral(self.network(turned), transform).float()
+            where = () if frame is None else (turn_frame(frame, lr, transform),)
+            sr = undo_dihedral(self.network(turned, *where), transform).float()
             total = sr if total is None else total.add_(sr)
         assert total is not None
         return total / TRANSFORMS

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
 from sruplift.memory import available_memory
-from sruplift.models.layers import InputNeeds
-from sruplift.tiling import DEFAULT_OVERLAP, RAMP, Band, even_tile, plan_tiles, run_tiled
+from sruplift.models.layers import Frame, InputNeeds
+from sruplift.tiling import (
+    DEFAULT_OVERLAP,
+    RAMP,
+    Band,
+    TileFunction,
+    even_tile,
+    plan_tiles,
+    run_tiled,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
@@ -77,11 +85,12 @@ class Engine:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._largest_tile: int | None = None  # LR pixels; known after a lack of memory.
 
-    def run(self, lr: Tensor) -> Tensor:
+    def run(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         """One tile through the network.
 
         Args:
             lr: (B, 3, h, w) float32 in [0, 1], in main memory.
+            frame: where it lies in its image; None: it is the image.
 
         Returns:
             (B, 3, h * scale, w * scale) float32 in main memory, not clamped.
@@ -89,9 +98,9 @@ class Engine:
         Raises:
             NumericalError: the result is not a picture, in float32 neither.
         """
-        sr = self._forward(lr, self.precision)
+        sr = self._forward(lr, frame, self.precision)
         if self.precision != "fp32" and _failure(lr, sr):
-            sr = self._forward(lr, "fp32")
+            sr = self._forward(lr, frame, "fp32")
         if failure := _failure(lr, sr):
             raise NumericalError(failure)
         return sr
@@ -127,7 +136,11 @@ class Engine:
             plan = plan_tiles(height, width, shape, overlap, self._ramp(overlap), self.needs.grid)
             rows = sum(row.kept.stop * self.scale > done for row in plan.rows)
             started = done / (height * self.scale)
-            fn = _counted(self.run, rows * len(plan.columns), started, progress)
+
+            def run(tile: Tensor, at: tuple[int, int]) -> Tensor:
+                return self.run(tile, Frame(*at, height, width))
+
+            fn = _counted(run, rows * len(plan.columns), started, progress)
             try:
                 for band in run_tiled(fn, image, plan, self.scale, first_row=done):
                     yield band
@@ -187,7 +200,7 @@ class Engine:
         self._largest_tile = smaller[0] * smaller[1]
         return smaller
 
-    def _forward(self, lr: Tensor, precision: str) -> Tensor:
+    def _forward(self, lr: Tensor, frame: Frame | None, precision: str) -> Tensor:
         arithmetic: Any = contextlib.nullcontext()
         if precision != "fp32":
             arithmetic = torch.autocast(self.device.type, DTYPES[precision])
@@ -196,7 +209,8 @@ class Engine:
             arithmetic = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), arithmetic:
             x = lr.to(self.device).contiguous(memory_format=torch.channels_last)
-            return self.model(x).float().cpu()
+            sr = self.model(x, frame) if self.needs.frame else self.model(x)
+            return sr.float().cpu()
 
 
 def choose_device(name: str) -> torch.device:
@@ -286,19 +300,16 @@ def _failure(lr: Tensor, sr: Tensor) -> str | None:
 
 
 def _counted(
-    fn: Callable[[Tensor], Tensor],
-    total: int,
-    started: float,
-    progress: Callable[[float], None] | None,
-) -> Callable[[Tensor], Tensor]:
+    fn: TileFunction, total: int, started: float, progress: Callable[[float], None] | None
+) -> TileFunction:
     """``fn`` that reports its progress: the share ``started`` is done before the first call."""
     if progress is None:
         return fn
     calls = 0
 
-    def run(tile: Tensor) -> Tensor:
+    def run(tile: Tensor, at: tuple[int, int]) -> Tensor:
         nonlocal calls
-        result = fn(tile)
+        result = fn(tile, at)
         calls += 1
         progress(started + (1 - started) * min(calls / total, 1.0))
         return result

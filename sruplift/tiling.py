@@ -41,6 +41,8 @@ RAMP = 8
 # LR pixels that neighbours share where nobody knows how far a network looks.
 DEFAULT_OVERLAP = 48
 
+TileFunction = Callable[[Tensor, tuple[int, int]], Tensor]
+
 
 @dataclass(frozen=True)
 class Span:
@@ -192,14 +194,15 @@ def _ramp(length: int, dtype: torch.dtype) -> Tensor:
 
 
 def run_tiled(
-    fn: Callable[[Tensor], Tensor], image: Tensor, plan: TilePlan, scale: int, *, first_row: int = 0
+    fn: TileFunction, image: Tensor, plan: TilePlan, scale: int, *, first_row: int = 0
 ) -> Iterator[Band]:
     """``fn`` on every tile of ``image``; the blended result, in bands of finished rows.
 
     Only two rows of tiles are held at a time, and only a tile is given to ``fn``.
 
     Args:
-        fn: (B, C, h, w) -> (B, C', h * scale, w * scale).
+        fn: (B, C, h, w) and the (top, left) of these pixels in ``image`` -> (B, C', h * scale,
+            w * scale).
         image: (B, C, H, W) of the plan's size.
         plan: from ``plan_tiles``.
         scale: how many times larger the result is.
@@ -249,7 +252,7 @@ def assemble(bands: Iterable[Band], height: int) -> Tensor:
 
 
 def _run_row(
-    fn: Callable[[Tensor], Tensor],
+    fn: TileFunction,
     image: Tensor,
     row: Span,
     columns: tuple[Span, ...],
@@ -271,9 +274,10 @@ def _run_row(
     return strip
 
 
-def _run_tile(fn: Callable[[Tensor], Tensor], image: Tensor, row: Span, column: Span) -> Tensor:
+def _run_tile(fn: TileFunction, image: Tensor, row: Span, column: Span) -> Tensor:
+    tile = image[..., row.start : row.stop, column.start : column.stop]
     try:
-        return fn(image[..., row.start : row.stop, column.start : column.stop])
+        return fn(tile, (row.start, column.start))
     except NumericalError as error:
         place = f"rows {row.start} to {row.stop - 1}, columns {column.start} to {column.stop - 1}"
         raise NumericalError(f"{error} (tile of {place})") from error

@@ -113,7 +113,7 @@ def test_blending_equal_values_changes_nothing() -> None:
         (16, 16, 5, 0),
     ]:
         image = torch.rand(1, 2, height, width)
-        bands = run_tiled(lambda x: x, image, plan_tiles(height, width, tile, overlap), 1)
+        bands = run_tiled(lambda x, _: x, image, plan_tiles(height, width, tile, overlap), 1)
         torch.testing.assert_close(assemble(bands, height), image, rtol=0, atol=1e-6)
 
 
@@ -124,14 +124,14 @@ def test_enough_overlap_equals_the_whole_image(scale: int) -> None:
         image = torch.rand(1, 1, height, width)
         plan = plan_tiles(height, width, tile, overlap=8)
         assert len(plan) > 1
-        tiled = assemble(run_tiled(fn, image, plan, scale), height * scale)
+        tiled = assemble(run_tiled(lambda x, _: fn(x), image, plan, scale), height * scale)
         torch.testing.assert_close(tiled, fn(image), rtol=0, atol=1e-6)
 
 
 def test_too_little_overlap_differs() -> None:
     fn = enlarge(1, reach=4)
     image = torch.rand(1, 1, 40, 40)
-    tiled = assemble(run_tiled(fn, image, plan_tiles(40, 40, 16, 4), 1), 40)
+    tiled = assemble(run_tiled(lambda x, _: fn(x), image, plan_tiles(40, 40, 16, 4), 1), 40)
     assert (tiled - fn(image)).abs().max() > 1e-3
 
 
@@ -153,7 +153,7 @@ def test_pan_in_tiles_equals_the_whole_image(scale: int) -> None:
         ]:
             plan = plan_tiles(40, 118, (40, overlap + 20), overlap, ramp)
             assert len(plan) > 1
-            tiled = assemble(run_tiled(net, image, plan, scale), 40 * scale)
+            tiled = assemble(run_tiled(lambda x, _: net(x), image, plan, scale), 40 * scale)
             difference = float((tiled - whole).abs().max() / whole.abs().max())
             assert difference < 1e-9 if equal else difference > 1e-6
 
@@ -161,7 +161,7 @@ def test_pan_in_tiles_equals_the_whole_image(scale: int) -> None:
 def test_bands_come_in_order_and_hold_no_row_twice() -> None:
     image = torch.rand(1, 1, 50, 20)
     done = 0
-    for band in run_tiled(lambda x: x, image, plan_tiles(50, 20, 12, 4), 1):
+    for band in run_tiled(lambda x, _: x, image, plan_tiles(50, 20, 12, 4), 1):
         assert band.top == done
         assert band.pixels.shape[-2] > 0
         done += band.pixels.shape[-2]
@@ -172,7 +172,9 @@ def test_a_run_goes_on_from_any_row_with_another_plan() -> None:
     fn = enlarge(2, reach=1)
     image = torch.rand(1, 1, 30, 20)
     for first_row in range(60):
-        rest = [*run_tiled(fn, image, plan_tiles(30, 20, 9, 4), 2, first_row=first_row)]
+        rest = [
+            *run_tiled(lambda x, _: fn(x), image, plan_tiles(30, 20, 9, 4), 2, first_row=first_row)
+        ]
         assert rest[0].top == first_row
         pixels = torch.cat([band.pixels for band in rest], dim=-2)
         torch.testing.assert_close(pixels, fn(image)[..., first_row:, :], rtol=0, atol=1e-6)
@@ -181,7 +183,7 @@ def test_a_run_goes_on_from_any_row_with_another_plan() -> None:
 def test_rows_that_are_done_are_not_computed_again() -> None:
     calls = []
 
-    def fn(tile: Tensor) -> Tensor:
+    def fn(tile: Tensor, _: object) -> Tensor:
         calls.append(tile)
         return tile
 
@@ -191,7 +193,7 @@ def test_rows_that_are_done_are_not_computed_again() -> None:
 
 
 def test_the_tile_that_failed_is_named() -> None:
-    def fn(tile: Tensor) -> Tensor:
+    def fn(tile: Tensor, _: object) -> Tensor:
         if float(tile.max()) > 1:
             raise NumericalError("the network returned NaN")
         return tile
@@ -218,3 +220,14 @@ def test_tiles_start_on_the_grid(grid: int) -> None:
         assert len({span.stop - span.start for span in spans}) == 1
         assert (spans[0].start, spans[-1].stop) == (0, length)
         assert all(a.stop - b.start >= 14 for a, b in itertools.pairwise(spans))
+
+
+def test_a_tile_is_told_where_it_lies() -> None:
+    image = torch.arange(30 * 20.0).view(1, 1, 30, 20)
+
+    def fn(tile: Tensor, at: tuple[int, int]) -> Tensor:
+        assert tile[0, 0, 0, 0] == at[0] * 20 + at[1]
+        return tile
+
+    plan = plan_tiles(30, 20, 9, 4, ramp=0)
+    assert torch.equal(assemble(run_tiled(fn, image, plan, 1), 30), image)

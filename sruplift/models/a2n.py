@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.models.layers import (
+    Frame,
     InputNeeds,
     SuperResolver,
     bilinear,
@@ -123,7 +124,7 @@ class A2N(SuperResolver):
         self.upsample = upsampling_stages(features, narrow, config.scale)
         self.last = conv(narrow, 3, 3)
 
-    def enlarge(self, lr: Tensor) -> Tensor:
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head(lr * RGB_RANGE)
         deep = shallow
         for block in self.blocks:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.models.layers import InputNeeds, SuperResolver, bilinear, conv, stage_factors
+from sruplift.models.layers import Frame, InputNeeds, SuperResolver, bilinear, conv, stage_factors
 
 NEGATIVE_SLOPE = 0.1
 PATCH_OVERLAP = 2
@@ -36,19 +36,29 @@ class HPINetConfig:
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Patches of ``size`` pixels that cover an axis of ``length``, neighbours sharing two.
+    """Patches of ``size`` pixels that cover an axis, neighbours sharing two.
 
-    The last one is moved inward, so it may share more.
+    The last one is moved inward, so it may share more. The axis is ``length`` pixels from ``start``
+    on of an image's, which has ``total``: patches lie where the image has them, and where it has
+    none that is whole in here, at the ends, another one covers the rest.
     """
 
     length: int
     size: int
+    start: int
+    total: int
 
     @property
     def starts(self) -> list[int]:
         """Where the patches begin."""
-        step = self.size - PATCH_OVERLAP
         last = self.length - self.size
+        inside = [s - self.start for s in self._in_image if 0 <= s - self.start <= last]
+        return sorted({0, *inside, last})
+
+    @property
+    def _in_image(self) -> list[int]:
+        step = self.size - PATCH_OVERLAP
+        last = self.total - self.size
         return [min(start, last) for start in range(0, last + step, step)]
 
     def indices(self, device: torch.device) -> Tensor:
@@ -61,11 +71,14 @@ class PatchGrid:
 
         Where three patches meet this is 1/4, as in the authors' code.
         """
-        weights = torch.ones(self.length)
         step = self.size - PATCH_OVERLAP
-        for number, start in enumerate(self.starts[1:], start=1):
+        weights = torch.ones(self.total)
+        for number, start in enumerate(self._in_image[1:], start=1):
             weights[start : number * step + PATCH_OVERLAP] /= 2
-        return weights.to(device)
+        here = slice(self.start, self.start + self.length)
+        same = _coverage(self._in_image, self.size, self.total)[here]
+        count = _coverage(self.starts, self.size, self.length)
+        return torch.where(same == count, weights[here], 1 / count).to(device)
 
 
 class Attention(nn.Module):
@@ -135,13 +148,16 @@ class PixelIntegration(nn.Module):
         )
         self.conv = conv(features, features, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = divide(x, self.patch_size)
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        size = self.patch_size
+        rows = PatchGrid(x.shape[-2], size, frame.top, frame.height)
+        columns = PatchGrid(x.shape[-1], size, frame.left, frame.width)
+        tokens = divide(x, rows, columns)
         others: Tensor | None = self.match(tokens)
         for attend, feed_forward in zip(self.attentions, self.feed_forwards, strict=True):
             tokens = feed_forward(attend(tokens, others))
             others = None
-        return x + self.conv(put_together(tokens, x.shape[-2], x.shape[-1], self.patch_size))
+        return x + self.conv(put_together(tokens, rows, columns))
 
 
 class HPINet(SuperResolver):
@@ -154,42 +170,50 @@ class HPINet(SuperResolver):
         super().__init__()
         self.config = config
         self.scale = config.scale
-        self.needs = InputNeeds(receptive_field=None, min_size=max(config.patch_sizes))
+        self.needs = InputNeeds(receptive_field=None, min_size=max(config.patch_sizes), frame=True)
         features = config.num_features
         self.head = conv(3, features, 3)
-        self.blocks = nn.Sequential(
-            *(PixelIntegration(config, patch_size) for patch_size in config.patch_sizes)
+        self.blocks = nn.ModuleList(
+            PixelIntegration(config, patch_size) for patch_size in config.patch_sizes
         )
         self.upsample = nn.ModuleList(
             conv(features, features * factor**2, 3) for factor in stage_factors(config.scale)
         )
         self.last = conv(features, 3, 3)
 
-    def enlarge(self, lr: Tensor) -> Tensor:
-        x = self.blocks(self.head(lr))
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
+        x = self.head(lr)
+        for block in self.blocks:
+            x = block(x, frame)
         for widen, factor in zip(self.upsample, stage_factors(self.scale), strict=True):
             x = F.leaky_relu(F.pixel_shuffle(widen(x), factor), NEGATIVE_SLOPE)
         return bilinear(lr, self.scale) + self.last(x)
 
 
-def divide(x: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> tokens (B, patches, patch_size**2, C), patches and pixels row by row."""
-    rows, columns = (PatchGrid(size, patch_size) for size in x.shape[-2:])
+def divide(x: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
+    """(B, C, H, W) -> tokens (B, patches, size**2, C), patches and pixels row by row."""
     x = x.index_select(2, rows.indices(x.device)).index_select(3, columns.indices(x.device))
-    down, across, side = len(rows.starts), len(columns.starts), patch_size
+    down, across, side = len(rows.starts), len(columns.starts), rows.size
     x = x.reshape(*x.shape[:2], down, side, across, side)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], down * across, side**2, x.shape[1])
 
 
-def put_together(tokens: Tensor, height: int, width: int, patch_size: int) -> Tensor:
-    """The map (B, C, height, width) whose patches are ``tokens``, means where they overlap."""
-    rows, columns = PatchGrid(height, patch_size), PatchGrid(width, patch_size)
-    down, across, side = len(rows.starts), len(columns.starts), patch_size
+def put_together(tokens: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
+    """The map (B, C, H, W) whose patches are ``tokens``, means where they overlap."""
+    down, across, side = len(rows.starts), len(columns.starts), rows.size
     x = tokens.reshape(tokens.shape[0], down, across, side, side, tokens.shape[-1])
     x = x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], x.shape[-1], down * side, across * side)
     x = _sum_patches(_sum_patches(x, 2, rows), 3, columns)
     weights = rows.weights(x.device)[:, None] * columns.weights(x.device)
     return x * weights.to(x.dtype)
+
+
+def _coverage(starts: list[int], size: int, length: int) -> Tensor:
+    """(length,): how many patches each pixel lies in."""
+    count = torch.zeros(length)
+    for start in starts:
+        count[start : start + size] += 1
+    return count
 
 
 def _sum_patches(x: Tensor, dim: int, grid: PatchGrid) -> Tensor:

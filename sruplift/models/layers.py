@@ -22,6 +22,7 @@ class InputNeeds:
             measured by ``benchmarks/tiles.py``.
         window: edge of the square over which it should pool in use (its attribute ``window``).
         largest_tile: edge of the largest tile, for one whose cost grows faster than the image.
+        frame: whether it wants to know where in the image a tile lies (the argument ``frame``).
     """
 
     receptive_field: int | None
@@ -30,27 +31,46 @@ class InputNeeds:
     overlap: int | None = None
     window: int | None = None
     largest_tile: int | None = None
+    frame: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a tile lies: its first pixel, and the size of the image. LR pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def whole(cls, image: Tensor) -> Frame:
+        """Of a tile that is the image."""
+        return cls(0, 0, *image.shape[-2:])
 
 
 class SuperResolver(nn.Module):
     """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped; any size.
 
     A network implements ``enlarge``, which sees images of at least ``needs.min_size``: smaller
-    ones are mirrored to it and the result is cropped.
+    ones are mirrored to it and the result is cropped. ``frame`` says of which image ``lr`` is a
+    tile; without it, ``lr`` is the image.
     """
 
     needs: InputNeeds
     scale: int
 
-    def forward(self, lr: Tensor) -> Tensor:
+    def forward(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         height, width = lr.shape[-2:]
         least = self.needs.min_size
         if min(height, width) >= least:
-            return self.enlarge(lr)
-        sr = self.enlarge(mirror(lr, max(height, least), max(width, least)))
+            return self.enlarge(lr, frame or Frame.whole(lr))
+        # Mirrored pixels are no part of any image.
+        lr = mirror(lr, max(height, least), max(width, least))
+        sr = self.enlarge(lr, Frame.whole(lr))
         return sr[..., : height * self.scale, : width * self.scale]
 
-    def enlarge(self, lr: Tensor) -> Tensor:
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         """``forward`` for images that are large enough."""
         raise NotImplementedError
 

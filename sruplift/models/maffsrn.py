@@ -15,9 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.models.layers import InputNeeds, SuperResolver, conv
+from sruplift.models.layers import Frame, InputNeeds, SuperResolver, conv
 
 NEGATIVE_SLOPE = 0.05
+# The pooling of the far attention: window and stride on a map of half size, so of 6 pixels.
+POOL_WINDOW, POOL_STRIDE = 7, 3
+PERIOD = 2 * POOL_STRIDE
 NUM_BLOCKS = 4
 REDUCTION = 4
 
@@ -79,15 +82,17 @@ class MultiAttentionBlock(nn.Module):
             num_features, num_features, 5, padding=2, groups=num_features
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
         x = self.second(_activate(self.first(x)))
-        return self._from_afar(x) * x * self._from_nearby(x)
+        return self._from_afar(x, frame) * x * self._from_nearby(x)
 
-    def _from_afar(self, x: Tensor) -> Tensor:
+    def _from_afar(self, x: Tensor, frame: Frame) -> Tensor:
         reduced = self.reduce(x)
-        pooled = F.max_pool2d(self.shrink(reduced), kernel_size=7, stride=3)
+        pooled = F.max_pool2d(self.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
         wide = _activate(self.dilated(pooled)) + _activate(self.plain(pooled))
-        wide = F.interpolate(wide, size=reduced.shape[-2:], mode="nearest")
+        wide = _stretch(
+            _stretch(wide, -2, x, frame.top, frame.height), -1, x, frame.left, frame.width
+        )
         return torch.sigmoid(F.relu(self.increase(wide + reduced)))
 
     def _from_nearby(self, x: Tensor) -> Tensor:
@@ -106,11 +111,11 @@ class FeatureFusionGroup(nn.Module):
         self.result_scale = Scale(1.0)
         self.skip_scale = Scale(1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.blocks[0](x)
-        second = self.blocks[1](first) + first
-        third = self.blocks[2](second) + second
-        fourth = self.blocks[3](third)
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        first = self.blocks[0](x, frame)
+        second = self.blocks[1](first, frame) + first
+        third = self.blocks[2](second, frame) + second
+        fourth = self.blocks[3](third, frame)
         result = self.fuse[0](_shuffle(first, second))
         result = self.fuse[1](_shuffle(result, third))
         result = self.fuse[2](_shuffle(result, fourth))
@@ -120,31 +125,44 @@ class FeatureFusionGroup(nn.Module):
 class MAFFSRN(SuperResolver):
     """LR (B, 3, H, W) in [0, 1] -> SR (B, 3, H * scale, W * scale), RGB, not clamped.
 
-    A block's far attention is stretched to the image's size, so its reach has no exact bound. Its
-    pooling has a period of 6 pixels, and needs 13.
+    A block's far attention is pooled with a period of 6 pixels, from at least 13, and stretched to
+    the image's size, whatever that is: a tile must know where in the image it lies.
     """
 
     def __init__(self, config: MAFFSRNConfig) -> None:
         super().__init__()
         self.config = config
         self.scale = config.scale
-        self.needs = InputNeeds(receptive_field=None, min_size=13, grid=6)
+        self.needs = InputNeeds(receptive_field=None, min_size=13, grid=PERIOD, frame=True)
         features, output = config.num_features, 3 * config.scale**2
         self.head = WeightNormConv(3, features, 3)
-        self.groups = nn.Sequential(
-            *(FeatureFusionGroup(features) for _ in range(config.num_groups))
-        )
+        self.groups = nn.ModuleList(FeatureFusionGroup(features) for _ in range(config.num_groups))
         self.tail3 = WeightNormConv(features, output, 3)
         self.tail5 = WeightNormConv(features, output, 5)
         self.scale3 = Scale(0.5)
         self.scale5 = Scale(0.5)
 
-    def enlarge(self, lr: Tensor) -> Tensor:
-        x = self.groups(self.head(lr))
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
+        x = self.head(lr)
+        for group in self.groups:
+            x = group(x, frame)
         fine = F.pixel_shuffle(self.scale3(self.tail3(x)), self.scale)
         coarse = F.pixel_shuffle(self.scale5(self.tail5(x)), self.scale)
         base = F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
         return fine + coarse + base
+
+
+def _stretch(pooled: Tensor, dim: int, like: Tensor, start: int, length: int) -> Tensor:
+    """``pooled`` along ``dim`` by nearest neighbour, as for an image of ``length`` pixels.
+
+    ``like`` is its part from ``start`` on, which is a multiple of the period.
+    """
+    size = like.shape[dim]
+    in_image = ((length + 1) // 2 - POOL_WINDOW) // POOL_STRIDE + 1
+    ratio = torch.tensor(in_image / length, dtype=torch.float32, device=like.device)
+    place = torch.arange(start, start + size, device=like.device, dtype=torch.float32)
+    index = (place * ratio).floor().long().clamp(max=in_image - 1) - start // PERIOD
+    return pooled.index_select(dim, index.clamp(0, pooled.shape[dim] - 1))
 
 
 def _shuffle(first: Tensor, second: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.models.layers import (
+    Frame,
     InputNeeds,
     SuperResolver,
     bilinear,
@@ -84,7 +85,7 @@ class PAN(SuperResolver):
         self.upsample = upsampling_stages(features, narrow, config.scale)
         self.last = conv(narrow, 3, 3)
 
-    def enlarge(self, lr: Tensor) -> Tensor:
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head(lr)
         deep = shallow + self.trunk_end(self.blocks(shallow))
         return bilinear(lr, self.scale) + self.last(self.upsample(deep))

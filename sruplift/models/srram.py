@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.models.layers import InputNeeds, SuperResolver, conv, local_mean, stage_factors
+from sruplift.models.layers import Frame, InputNeeds, SuperResolver, conv, local_mean, stage_factors
 
 RGB_RANGE = 255
 MEAN_COLOUR = (0.4488, 0.4371, 0.4040)
@@ -78,7 +78,7 @@ class SRRAM(SuperResolver):
         mean = torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 
-    def enlarge(self, lr: Tensor) -> Tensor:
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head((lr - self.mean) * RGB_RANGE)
         deep = shallow
         for block in self.blocks:
