@@ -50,6 +50,18 @@ class Published:
         return PAPERS[self.source.split()[0]]
 
 
+@dataclass(frozen=True)
+class PublishedSize:
+    """A network's size as its paper prints it; ``None`` where it does not.
+
+    Parameters in thousands, Mult-Adds in billions (G) for an output of 1280 x 720 pixels.
+    """
+
+    parameters_k: int | None
+    mult_adds_g: float | None
+    source: str
+
+
 def find_published(model: str, scale: int, dataset: str) -> Published | None:
     """What the paper of ``model`` reports at ``scale`` on ``dataset``, if it does.
 
@@ -63,6 +75,15 @@ def find_published(model: str, scale: int, dataset: str) -> Published | None:
     if psnr is None and ssim is None:
         return None
     return Published(psnr, ssim, row["paper"], row["note"])
+
+
+def find_published_size(model: str, scale: int) -> PublishedSize | None:
+    """What the paper of ``model`` says of its size at ``scale``, if it does."""
+    row = _rows().get((model, scale))
+    if row is None:
+        return None
+    thousands, giga = row["params_k"], row["mult_adds_g"]
+    return PublishedSize(int(thousands) if thousands else None, _number(giga), row["paper"])
 
 
 @functools.cache

@@ -66,6 +66,45 @@ def test_nothing_released_is_said_on_stderr(
     assert run("--json").strip() == "[]"
 
 
+class TestComplexity:
+    def test_the_table_has_ours_the_papers_and_the_reasons(self) -> None:
+        lines = run("--complexity").splitlines()
+        rows = {tuple(words[:2]): words[2:] for words in map(str.split, lines) if len(words) > 2}
+        assert rows["pan", "x4"] == ["272,419", "28.16", "28.16", "-", "-", "272K", "28.2"]
+        ours = ["895,659", "135.81", "47.00", "33.25", "55.56"]
+        assert rows["hpinet-m", "x4"] == [*ours, "900K", "124.0", "4", "5"]
+        assert rows["hpinet-s", "x2"][-2:] == ["-", "-"]
+        assert "1,127K" in rows["srram", "x3"]
+        notes = [line for line in lines if line[:3].strip().isdigit()]
+        assert [note.split()[:2] for note in notes] == [
+            ["1", "MAFFSRN's"],
+            ["2", "MAFFSRN's"],
+            ["3", "SRRAM"],
+            ["4", "HPINet's"],
+            ["5", "HPINet's"],
+        ]
+        assert max(len(line.rstrip()) for line in lines[: -len(notes)]) <= 80
+
+    def test_json_has_exact_counts(self) -> None:
+        rows = {
+            (row["model"], row["scale"]): row for row in json.loads(run("--complexity", "--json"))
+        }
+        row = rows["maffsrn", 2]
+        total = row["mult_adds"].pop("total")
+        assert round(total / 1e9, 3) == 86.072
+        assert row["mult_adds"] == {"convolution": total, "linear": 0, "attention": 0}
+        assert row["lr_size"] == [360, 640]
+        assert row["parameters"] == 402_394
+        assert row["paper"] == {
+            "parameters_k": 402,
+            "mult_adds_g": 77.2,
+            "source": "MAFFSRN Table 5",
+        }
+        (note,) = row["notes"]
+        assert "weight normalisation" in note
+        assert rows["hpinet-l", 3]["paper"] is None
+
+
 def test_listing_needs_no_torch() -> None:
     code = (
         "import sys\nfrom sruplift.cli import models, weights\nmodels.command()\n"
