@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sruplift.engine import Engine
-from sruplift.errors import ImageError
 from sruplift.tiling import assemble
 
 # Edges in LR pixels. Of the crop: several tiles, and not too many pixels to do twice.
@@ -42,8 +41,10 @@ class SeamReport:
 
 def verify_seams(
     engine: Engine, image: Tensor, tile_size: int | None = None, overlap: int | None = None
-) -> SeamReport:
+) -> SeamReport | None:
     """Run the middle of ``image`` both ways, with the overlap that the image would be cut with.
+
+    None: the image is too small to be cut into tiles.
 
     Args:
         engine: the network on its device.
@@ -53,7 +54,6 @@ def verify_seams(
         overlap: LR pixels that neighbours share; ``None`` is what the network needs.
 
     Raises:
-        ImageError: the image is too small to be cut into tiles.
         NumericalError: the network's result is not a picture.
     """
     crop = _middle(image, CROP)
@@ -63,7 +63,7 @@ def verify_seams(
     if tile_size is None or tile_size >= max(height, width):
         tile_size = min(max(TILE, 2 * overlap), (max(height, width) + overlap + 1) // 2)
     if not overlap < tile_size < max(height, width):
-        raise ImageError(f"an image of {width}x{height} is too small to be cut into tiles")
+        return None
     rows = height * engine.scale
     whole = assemble(engine.bands(crop, max(height, width), 0), rows).clamp(0, 1)
     tiled = assemble(engine.bands(crop, tile_size, overlap), rows).clamp(0, 1)

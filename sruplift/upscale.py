@@ -262,12 +262,8 @@ class Upscaler:
         bands = self.engine.bands(rgb, *self._tiles(), progress)
         return assemble(map(finish, bands), height)
 
-    def seams(self, image: Image) -> SeamReport:
-        """How much tiles show in the middle of ``image``.
-
-        Raises:
-            ImageError: the image is too small to be cut into tiles.
-        """
+    def seams(self, image: Image) -> SeamReport | None:
+        """How much tiles show in the middle of ``image``; None: it is too small to be cut."""
         planes = torch.tensor(image.pixels).movedim(2, 0)[None]
         return verify_seams(self.engine, _unit_range(planes).expand(-1, 3, -1, -1), *self._tiles())
 
@@ -308,6 +304,8 @@ def upscale_file(
         notes.append(f"of 16 bits per channel, {destination.suffix} or its kind of pixels keeps 8")
     try:
         seams = upscaler.seams(image) if options.verify_seams else None
+        if options.verify_seams and seams is None:
+            notes.append("too small to be cut into tiles: there are no seams to verify")
         result, oddities = upscaler.enlarge(image, dtype=dtype, flatten=flatten, progress=progress)
         write_image(destination, result, quality=options.quality, overwrite=options.overwrite)
     except (MemoryError, RuntimeError) as error:
