@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sruplift import __version__
+from sruplift.chop import chop
 from sruplift.datasets import Dataset, find_dataset, read_hr
 from sruplift.engine import Engine, is_out_of_memory
 from sruplift.errors import DatasetError, NumericalError, UsageError
@@ -45,7 +46,7 @@ class EvalOptions:
 
     ``model`` is one of ``MODELS``, or ``bicubic`` for MATLAB's upscaling as a baseline, which has
     no weights. ``weights`` is as in ``find_weights``, ``device`` and ``precision`` are as in
-    ``Engine``; papers measure in fp32.
+    ``Engine``; papers measure in fp32. ``chop`` cuts images in quarters, as A2N's paper does.
     """
 
     datasets: tuple[str, ...]
@@ -56,6 +57,7 @@ class EvalOptions:
     device: str = "auto"
     precision: str = "fp32"
     self_ensemble: bool = False
+    chop: bool = False
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -64,6 +66,8 @@ class EvalOptions:
             return
         if self.weights is not None:
             raise UsageError("bicubic has no weights")
+        if self.chop:
+            raise UsageError("bicubic is the same in quarters: no chop")
         if self.self_ensemble:
             raise UsageError("bicubic is the same for every flip and rotation: no self-ensemble")
         if self.scale not in BICUBIC_SCALES:
@@ -160,6 +164,8 @@ def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
             local=False,
         )
         upscale = engine.run
+        if options.chop:
+            upscale = functools.partial(chop, engine.run, scale=options.scale)
         device, precision = str(engine.device), engine.precision
     results = tuple(
         DatasetResult(
@@ -318,11 +324,12 @@ def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
 def _protocol(options: EvalOptions) -> dict[str, Any]:
     """What was done, in words, for whoever reads the numbers later."""
     scale = options.scale
+    image = "overlapping quarters of the image" if options.chop else "whole image"
     ensemble = "mean over 8 flips and rotations" if options.self_ensemble else "no self-ensemble"
     return {
         "hr": f"cropped to a multiple of {scale} (bottom and right); grey as three equal channels",
         "lr": "MATLAB imresize bicubic, antialiased, of the 8-bit HR; 8-bit after each pass",
-        "inference": f"whole image, batch 1, {ensemble}",
+        "inference": f"{image}, batch 1, {ensemble}",
         "rounding": "SR rounded to 8 bits and clamped",
         "crop_border": scale,
         "y": "BT.601 studio range, not rounded; *_y_rounded: rounded to whole levels",

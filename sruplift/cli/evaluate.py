@@ -51,6 +51,9 @@ def command(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     self_ensemble: options.SelfEnsemble = False,
+    chop: Annotated[
+        bool, typer.Option("--chop", help="In overlapping quarters, as A2N's authors measure.")
+    ] = False,
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
     _check_json_file(json_file)
@@ -66,6 +69,7 @@ def command(
         device=device,
         precision=precision,
         self_ensemble=self_ensemble,
+        chop=chop,
     )
     with _progress_bar() as progress:
         report = evaluate(settings, progress)

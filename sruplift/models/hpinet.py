@@ -6,6 +6,11 @@ text: patches overlap by two pixels, a block is one cross-attention and two self
 similarity of a patch with itself is lowered by 100 instead of set to zero, and HPINet-L has 10
 blocks. Images of a batch never match patches of each other, which the authors' evaluation does not
 take care of.
+
+A tile matches patches within itself. Measured with the authors' x4 weights on crops of 240x240
+pixels of five images of Set14 and four of B100, tiles of 128, overlap 32, against the crop, bf16:
+41 (baboon) to 70 dB, seven of the nine above 50; tiles of 192: 44 to 72 dB, seven above 50. Without
+knowing the tile's place, so with other patches, it was 37 dB for baboon instead of 41.
 """
 
 from __future__ import annotations
