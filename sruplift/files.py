@@ -132,7 +132,7 @@ def check_suffix(suffix: str, path: Path | None = None) -> None:
     if suffix.lower() not in WRITABLE:
         what = f"{shown(path)}: " if path else ""
         raise UsageError(
-            f"{what}cannot write {suffix or 'a name without suffix'!r} images "
+            f"{what}cannot write {repr(suffix) if suffix else 'suffixless'} images "
             f"(valid: {', '.join(WRITABLE)})"
         )
 
@@ -170,7 +170,7 @@ def _checked(jobs: list[Job | Failure]) -> list[Job | Failure]:
         if name in taken:
             raise UsageError(
                 f"{shown(taken[name])} and {shown(job.source)} would both be written "
-                f"to {shown(job.destination)}"
+                f"to {shown(job.destination)}: enlarge one of them by itself, with -o"
             )
         if name in sources:
             raise UsageError(f"{shown(job.destination)} is an input and would be overwritten")

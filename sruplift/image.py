@@ -86,9 +86,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
             raise _unreadable(path, "the file is empty")
         file.seek(0)
         picture = _open_picture(path, file, max_pixels)
-        # Before decoding: Pillow forgets a TIFF's EXIF when it turns the pixels.
-        exif, notes = _read_exif(picture)
-        _decode(path, picture)
+        exif, notes = _read_exif_and_decode(path, picture)
         bits = stored_bits(header, picture)
     notes += [f"{_sentence(warning.message)}" for warning in caught]
     if bits > 8 and not picture.mode.startswith("I"):
@@ -254,6 +252,20 @@ def _open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
         what = "pages" if picture.format == "TIFF" else "frames"
         raise _unreadable(path, f"it has {frames} {what}; only single images are supported")
     return picture
+
+
+def _read_exif_and_decode(path: Path, picture: Pillow.Image) -> tuple[bytes | None, list[str]]:
+    """Pillow forgets a TIFF's EXIF when it decodes and turns the pixels, so that comes before.
+
+    Of a PNG, whose EXIF may lie behind the pixels, it decodes to find it, and tells only once that
+    the pixels are damaged: so that comes after.
+    """
+    if picture.format == "TIFF":
+        exif = _read_exif(picture)
+        _decode(path, picture)
+        return exif
+    _decode(path, picture)
+    return _read_exif(picture)
 
 
 def _decode(path: Path, picture: Pillow.Image) -> None:

@@ -7,6 +7,7 @@ the network's own, in our names and in the authors' (``LAYOUTS``), and returns t
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -253,6 +254,11 @@ def _read_checkpoint(path: Path) -> Any:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch would warn of, the error below says
             return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's text recommends to read it all the same, with the code that it may run.
+        raise WeightsError(
+            f"{path} is damaged, or holds more than tensors, which could run code: it is not read"
+        ) from error
     # A damaged pickle can fail in any way that Python can: the list of errors has no end.
     except Exception as error:
         raise WeightsError(

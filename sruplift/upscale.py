@@ -43,6 +43,8 @@ Picture = TypeVar("Picture", Pillow.Image, np.ndarray, Tensor)
 Progress = Callable[[float], None]
 # Results further than this from [0, 1] are clipped to it, and worth a word.
 WILD = 1.0
+# LR pixels that a tile must not share: with one each an image would be thousands of tiles.
+LEAST_OF_ITS_OWN = 8
 # Floating-point pixels this far out of range are a rounding, not another range.
 TOLERANCE = 1e-3
 
@@ -73,13 +75,13 @@ class UpscaleOptions:
             raise UsageError(unknown_name("precision", self.precision, PRECISIONS))
         if self.overlap != "auto" and self.overlap < 0:
             raise UsageError(f"overlap must be at least 0, not {self.overlap}")
-        if self.tile_size != "auto" and self.tile_size < 1:
-            raise UsageError(f"tile must be at least 1, not {self.tile_size}")
-        sizes = (self.tile_size, self.overlap)
-        if isinstance(sizes[0], int) and isinstance(sizes[1], int) and sizes[0] <= sizes[1]:
-            raise UsageError(
-                f"a tile of {self.tile_size} is too small for an overlap of {self.overlap}"
-            )
+        if self.tile_size != "auto":
+            shared = 0 if self.overlap == "auto" else self.overlap
+            if self.tile_size - shared < LEAST_OF_ITS_OWN:
+                raise UsageError(
+                    f"a tile of {self.tile_size} is too small for an overlap of {shared}: it needs"
+                    f" {LEAST_OF_ITS_OWN} pixels of its own"
+                )
         if self.max_pixels < 1:
             raise UsageError(f"max-pixels must be at least 1, not {self.max_pixels}")
         if self.quality is not None and not 1 <= self.quality <= 100:

@@ -212,8 +212,8 @@ def _released_entry(model: str, scale: int) -> WeightsEntry:
         return read_manifest().find(model, scale)
     except UsageError as error:
         raise WeightsError(
-            f"there are no released weights of {model} x{scale}: name a file with --weights, or"
-            f" train them with `sruplift train --config {model}_x{scale}`"
+            f"there are no released weights of {model} x{scale} yet: name a file with --weights,"
+            " or train your own with `sruplift train`"
         ) from error
 
 

@@ -368,6 +368,20 @@ def test_a_truncated_file_fails_and_never_gives_grey_rows(tmp_path: Path, suffix
     assert refused >= 36
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_png_with_damaged_pixels_is_refused(tmp_path: Path, share: float) -> None:
+    """Pillow tells it once only, and looking for EXIF behind the pixels was that time."""
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Pillow.fromarray(noise).save(path)
+    data = bytearray(path.read_bytes())
+    where = int(len(data) * share)
+    data[where : where + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"photo\.png: the file is damaged"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".avif", ".gif"])
 def test_damaged_files_give_a_picture_or_a_sentence(tmp_path: Path, suffix: str) -> None:
     data = bytearray(save(tmp_path / f"a{suffix}", photo(24, 32)).read_bytes())

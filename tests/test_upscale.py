@@ -62,7 +62,8 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
     [
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"tile_size": 0}, "tile must be at least 1"),
+        ({"tile_size": 0}, "a tile of 0 is too small"),
+        ({"tile_size": 64, "overlap": 60}, "it needs 8 pixels of its own"),
         ({"overlap": -1}, "overlap must be at least 0"),
         ({"tile_size": 32, "overlap": 32}, "a tile of 32 is too small for an overlap of 32"),
         ({"max_pixels": 0}, "max-pixels must be at least 1"),

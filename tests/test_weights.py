@@ -269,7 +269,7 @@ BAD: dict[str, Callable[[Path], object]] = {
         ("empty", "is empty"),
         ("text", "neither safetensors nor a PyTorch checkpoint"),
         ("short", "not a checkpoint of plain tensors, or not whole"),
-        ("code", "not a checkpoint of plain tensors, or not whole"),
+        ("code", "holds more than tensors, which could run code"),
         ("cut-safetensors", "not a whole safetensors file"),
         ("header-safetensors", "not a whole safetensors file"),
         ("no-tensors", "holds no tensors"),

@@ -49,10 +49,14 @@ def command(
     folder = out or Path("runs") / Path(config).stem
     with _progress(settings.iterations) as show:
         result = train(settings, folder, resume=resume, max_minutes=max_minutes, on_row=show)
+    best = "not validated yet"
+    if result.best_iteration:
+        best = (
+            f"best validation PSNR {result.best_psnr:.3f} dB at iteration {result.best_iteration}"
+        )
     typer.echo(
         f"{_REASONS[result.reason]} at iteration {result.iteration} of {settings.iterations};"
-        f" best validation PSNR {result.best_psnr:.3f} dB at iteration {result.best_iteration};"
-        f" weights: {result.weights}",
+        f" {best}; weights: {result.weights}",
         err=True,
     )
 

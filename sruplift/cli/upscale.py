@@ -100,6 +100,8 @@ def _plan(
     inputs: list[Path], output: str | None, model: str, scale: int, image_format: str | None
 ) -> list[Job | Failure]:
     """The jobs, their folder made."""
+    if output == "":
+        raise UsageError("--output is empty: name a file or a folder")
     suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
     folder = output is not None and output.endswith(("/", os.sep))
     target = None if output is None else Path(output)
