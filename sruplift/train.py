@@ -91,12 +91,14 @@ class Trainer:
         self.device = self.accelerator.device
         self.precision = _precision(config.precision, self.device)
         self.main = self.accelerator.is_main_process
-        if self.main:
-            _require_folder(out)
-            self.log = RunLog(out, config.scales)
+        # What cannot begin leaves no folder behind.
+        checkpoint = load_checkpoint(out / "checkpoint.pt", self.device) if resume else None
         torch.manual_seed(config.seed)
         network = build_network(config)
         files, validation_files = split_files(config)
+        if self.main:
+            _require_folder(out)
+            self.log = RunLog(out, config.scales)
         processes = self.accelerator.num_processes
         rank = self.accelerator.process_index
         self.patches = Patches(config, files, self.device, rank, processes)
@@ -112,8 +114,8 @@ class Trainer:
             for module in (self.network, self.ema):
                 nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
         self.optimizer = build_optimizer(config, self.network)
-        if resume:
-            self._restore(load_checkpoint(out / "checkpoint.pt", self.device))
+        if checkpoint is not None:
+            self._restore(checkpoint)
         elif self.main:
             self._start_afresh()
         forward: nn.Module = self.accelerator.prepare(self.network)

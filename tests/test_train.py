@@ -20,7 +20,7 @@ from test_data import write_images
 from sruplift.checkpoint import load_checkpoint, save_checkpoint
 from sruplift.config import TrainConfig, build_config, config_names, read_config
 from sruplift.datasets import read_hr
-from sruplift.errors import ConfigError, NumericalError, WeightsError
+from sruplift.errors import ConfigError, NumericalError, SrupliftError, WeightsError
 from sruplift.metrics import psnr
 from sruplift.recipe import learning_rate
 from sruplift.resize import bicubic
@@ -331,3 +331,12 @@ def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
     losses = [[float(row["loss"]) for row in rows] for rows in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert float(one[-1]["val_psnr"]) == pytest.approx(float(two[-1]["val_psnr"]), abs=1e-3)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_cannot_begin_leaves_no_folder(images: Path, tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "run"
+    settings = config(images, model="pan" if resume else "unknown")
+    with pytest.raises(SrupliftError, match="no checkpoint" if resume else "unknown model"):
+        train(settings, out, resume=resume)
+    assert not out.exists()
