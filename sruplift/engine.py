@@ -37,7 +37,8 @@ BLACK = 0.5 / 255
 MEMORY_SHARE = 0.5
 # Bytes at the worst moment for each LR and each output pixel in fp32, and half precision's share
 # of them. Measured with PAN, CPU: x2, x3, x4 take 1,640, 3,070, 5,460 bytes for an LR pixel in fp32
-# and 1,140, 1,590, 2,780 in bf16.
+# and 1,140, 1,590, 2,780 in bf16. ``InputNeeds.memory`` is the ratio of other networks' measurement
+# to the formula (x2 and x4, fp32 and bf16, 320x320 LR pixels), the largest of the four.
 BYTES_PER_LR_PIXEL = 800
 BYTES_PER_OUTPUT_PIXEL = 320
 HALF_PRECISION_SHARE = 0.6
@@ -175,7 +176,9 @@ class Engine:
 
     def choose_tile(self, height: int, width: int, overlap: int) -> tuple[int, int]:
         """The (height, width) of tiles for an image: all of it where it fits, else even parts."""
-        pixels = self._largest_tile or largest_tile(self.device, self.precision, self.scale)
+        pixels = self._largest_tile or largest_tile(
+            self.device, self.precision, self.scale, self.needs.memory
+        )
         longest = self.needs.largest_tile or max(height, width)
         if height * width <= pixels and max(height, width) <= longest:
             return height, width
@@ -271,9 +274,12 @@ def cpu_computes_bf16() -> bool:
         return False
 
 
-def largest_tile(device: torch.device, precision: str, scale: int) -> int:
-    """How many LR pixels a tile may have on ``device``, by speed and by the memory left now."""
-    cost: float = BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2
+def largest_tile(device: torch.device, precision: str, scale: int, memory: float = 1.0) -> int:
+    """How many LR pixels a tile may have on ``device``, by speed and by the memory left now.
+
+    ``memory`` is as in ``InputNeeds``.
+    """
+    cost = memory * (BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2)
     if precision != "fp32":
         cost *= HALF_PRECISION_SHARE
     pixels = int(available_memory(device) * MEMORY_SHARE / cost)

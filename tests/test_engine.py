@@ -304,3 +304,14 @@ def test_a_network_that_pools_does_so_around_each_pixel_when_asked() -> None:
     local = Engine(net, 2, "cpu", "fp32").run(image)
     assert net.window == net.needs.window == 48
     assert (local - expected).abs().max() > 1e-7
+
+
+def test_a_network_that_takes_more_memory_gets_smaller_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "available_memory", lambda _: 2**28)
+    shapes = {
+        name: Engine(create_model(name, 2), 2, "cpu", "fp32").choose_tile(2000, 2000, 32)
+        for name in ("pan", "hpinet-s")
+    }
+    assert 4 < shapes["pan"][0] ** 2 / shapes["hpinet-s"][0] ** 2 < 14

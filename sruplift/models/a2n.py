@@ -116,7 +116,7 @@ class A2N(SuperResolver):
         self.config = config
         self.scale = config.scale
         self.window = config.window
-        self.needs = InputNeeds(receptive_field=None, overlap=32, window=48)
+        self.needs = InputNeeds(receptive_field=None, overlap=32, window=48, memory=3)
         features, narrow = config.num_features, config.num_upsampling_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(AttentionInAttention(config) for _ in range(config.num_blocks))

@@ -175,7 +175,14 @@ class HPINet(SuperResolver):
         super().__init__()
         self.config = config
         self.scale = config.scale
-        self.needs = InputNeeds(receptive_field=None, min_size=max(config.patch_sizes), frame=True)
+        self.needs = InputNeeds(
+            receptive_field=None,
+            min_size=max(config.patch_sizes),
+            overlap=32,
+            largest_tile=384,
+            memory=9,
+            frame=True,
+        )
         features = config.num_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(

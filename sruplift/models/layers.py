@@ -22,6 +22,7 @@ class InputNeeds:
             measured by ``benchmarks/tiles.py``.
         window: edge of the square over which it should pool in use (its attribute ``window``).
         largest_tile: edge of the largest tile, for one whose cost grows faster than the image.
+        memory: how many times as much memory a pixel takes as PAN's, at most.
         frame: whether it wants to know where in the image a tile lies (the argument ``frame``).
     """
 
@@ -31,6 +32,7 @@ class InputNeeds:
     overlap: int | None = None
     window: int | None = None
     largest_tile: int | None = None
+    memory: float = 1.0
     frame: bool = False
 
 

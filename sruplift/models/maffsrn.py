@@ -133,7 +133,9 @@ class MAFFSRN(SuperResolver):
         super().__init__()
         self.config = config
         self.scale = config.scale
-        self.needs = InputNeeds(receptive_field=None, min_size=13, grid=PERIOD, frame=True)
+        self.needs = InputNeeds(
+            receptive_field=None, min_size=13, grid=PERIOD, memory=1.2, frame=True
+        )
         features, output = config.num_features, 3 * config.scale**2
         self.head = WeightNormConv(3, features, 3)
         self.groups = nn.ModuleList(FeatureFusionGroup(features) for _ in range(config.num_groups))
