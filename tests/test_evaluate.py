@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -20,20 +21,17 @@ from sruplift.evaluate import (
     DatasetResult,
     EvalOptions,
     ImageResult,
-    Scores,
     bicubic_upscale,
     evaluate,
     evaluate_dataset,
     evaluate_image,
-    mean_scores,
-    modcrop,
-    report_as_dict,
-    score,
 )
 from sruplift.metrics import psnr, ssim
 from sruplift.models import create_model
 from sruplift.published import DATASETS, PAPERS, find_published
-from sruplift.resize import bicubic
+from sruplift.reporting import report_as_dict
+from sruplift.resize import bicubic, modcrop
+from sruplift.scores import Scores, mean_scores, score
 from sruplift.weights import import_checkpoint, save_weights
 
 PSNR_TOLERANCE = 0.0005
@@ -177,6 +175,69 @@ def test_a_network_is_run(folder: Path, pan_weights: Path) -> None:
     assert (report.device, report.precision) == ("cpu", "fp32")
     assert report.weights is not None
     assert report.weights.path == pan_weights
+
+
+class TestTiles:
+    def test_tiles_with_enough_context_give_the_whole_images_numbers(
+        self, tmp_path: Path, pan_weights: Path
+    ) -> None:
+        """PAN looks 36 pixels far: an overlap of 72 is all the context there is."""
+        save_png(tmp_path / "one" / "a.png", photo_like(200, 180))
+        common = {"model": "pan", "scale": 2, "weights": str(pan_weights), "device": "cpu"}
+        options = EvalOptions((str(tmp_path / "one"),), **common)  # type: ignore[arg-type]
+        whole = evaluate(options)
+        tiled = evaluate(dataclasses.replace(options, tile_size=88))
+        assert (whole.overlap, whole.datasets[0].images[0].tile) == (None, None)
+        assert (tiled.overlap, tiled.datasets[0].images[0].tile) == (44, (88, 88))
+        exact = evaluate(dataclasses.replace(options, tile_size=88, overlap=72))
+        expected = whole.datasets[0].mean.psnr_y
+        assert exact.overlap == 72
+        assert exact.datasets[0].mean.psnr_y == pytest.approx(expected, abs=1e-4)
+        auto = evaluate(dataclasses.replace(options, tile_size="auto"))
+        assert auto.datasets[0].images[0].tile == (100, 90)
+        assert auto.datasets[0].mean.psnr_y == pytest.approx(expected, abs=1e-4)
+
+    def test_tiles_without_context_give_other_numbers(
+        self, tmp_path: Path, pan_weights: Path
+    ) -> None:
+        """Else the test above would pass if tiles were ignored."""
+        save_png(tmp_path / "one" / "a.png", photo_like(120, 120))
+        options = EvalOptions(
+            (str(tmp_path / "one"),), "pan", 2, str(pan_weights), device="cpu", tile_size=24
+        )
+        tiled = evaluate(dataclasses.replace(options, overlap=0)).datasets[0].mean
+        whole = evaluate(dataclasses.replace(options, tile_size=None)).datasets[0].mean
+        assert tiled.psnr_y != pytest.approx(whole.psnr_y, abs=1e-4)
+
+    def test_the_choice_is_in_the_report(self, folder: Path, pan_weights: Path) -> None:
+        options = EvalOptions((str(folder),), "pan", 2, str(pan_weights), device="cpu")
+        plain = report_as_dict(evaluate(options))
+        assert plain["inference"] == {
+            "self_ensemble": False,
+            "chop": False,
+            "tile": None,
+            "overlap": None,
+        }
+        assert "tile" not in plain["datasets"][0]["images"][0]
+        data = report_as_dict(evaluate(dataclasses.replace(options, tile_size=20, overlap=8)))
+        assert data["inference"]["tile"] == 20
+        assert data["inference"]["overlap"] == 8
+        assert data["protocol"]["inference"].startswith("tiles of 20 LR pixels, overlap 8, batch 1")
+        assert data["datasets"][0]["images"][0]["tile"] == [20, 20]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"overlap": 8}, "an overlap is one of tiles"),
+            ({"tile_size": 32, "chop": True}, "not both"),
+            ({"tile_size": 32, "overlap": 30}, "it needs 8 pixels of its own"),
+            ({"tile_size": 32, "overlap": -1}, "overlap must be at least 0"),
+            ({"tile_size": 32, "model": "bicubic"}, "bicubic is the same in tiles"),
+        ],
+    )
+    def test_what_cannot_be_meant(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            EvalOptions(("Set5",), **arguments)  # type: ignore[arg-type]
 
 
 class TestScores:

@@ -1,10 +1,9 @@
-"""``sruplift eval``."""
+"""``sruplift eval``: which networks on which data, and where the reports go."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +14,7 @@ from sruplift.cli import options
 from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sruplift.evaluate import DatasetResult, Report
+    from sruplift.evaluate import Report
 
 
 def command(
@@ -26,12 +23,23 @@ def command(
         typer.Option(
             "--dataset",
             "-d",
-            metavar="NAME|DIR",
+            metavar="NAME|DIR|all",
             help="Set5, Set14, BSD100, Urban100, Manga109, or a folder of images. Repeatable.",
         ),
     ],
-    model: options.Model = "pan",
-    scale: options.Scale = 4,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|all",
+            help="Default: pan; all: those with released weights. Repeatable.",
+        ),
+    ] = None,
+    scale: Annotated[
+        list[int] | None,
+        typer.Option("--scale", "-s", help="2, 3 or 4 (default). Repeatable."),
+    ] = None,
     weights: options.Weights = None,
     data_root: Annotated[
         Path | None,
@@ -54,50 +62,76 @@ def command(
     chop: Annotated[
         bool, typer.Option("--chop", help="In overlapping quarters, as A2N's authors measure.")
     ] = False,
+    tile: Annotated[
+        str | None,
+        typer.Option(metavar="auto|N", help="In tiles, as `upscale`; default: the whole image."),
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(metavar="auto|N", help="Input pixels that tiles share.")
+    ] = "auto",
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
-    _check_json_file(json_file)
+    files = {"--json": json_file}
+    _check_files(files)
+    chosen = {
+        "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
+        "overlap": _auto_or_number(overlap, "--overlap"),
+        "device": device,
+        "precision": precision,
+        "self_ensemble": self_ensemble,
+        "chop": chop,
+    }
 
-    from sruplift.evaluate import EvalOptions, evaluate, report_as_dict
+    from sruplift.suite import evaluate_suite, plan_suite
 
-    settings = EvalOptions(
-        datasets=tuple(dataset),
-        model=model,
-        scale=scale,
-        weights=weights,
-        data_root=data_root,
-        device=device,
-        precision=precision,
-        self_ensemble=self_ensemble,
-        chop=chop,
+    suite = plan_suite(
+        dataset, model or ["pan"], scale or [4], weights=weights, data_root=data_root, **chosen
     )
+    for note in suite.notes:
+        typer.echo(f"sruplift: warning: {note}", err=True)
     with _progress_bar() as progress:
-        report = evaluate(settings, progress)
-    _print_table(report, to_stderr=json_file == "-")
-    if json_file is not None:
-        _write_json(report_as_dict(report), json_file)
+        reports = evaluate_suite(suite, progress)
+    _print_tables(reports, to_stderr="-" in files.values())
+    _write_files(reports, files)
 
 
-def _check_json_file(json_file: str | None) -> None:
-    """Say what is wrong with the path now and not after minutes of work."""
-    if json_file is None or json_file == "-":
-        return
-    path = Path(json_file)
-    if path.is_dir():
-        raise UsageError(f"--json {path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"--json {path} cannot be written: there is no folder {path.parent}")
+def _auto_or_number(text: str, option: str) -> str | int:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
-def _write_json(data: dict[str, object], json_file: str) -> None:
-    # allow_nan: an infinity here would be a report that no other program can read.
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if json_file == "-":
-        sys.stdout.write(text)
-        return
+def _check_files(files: dict[str, str | None]) -> None:
+    """Say what is wrong with the paths now and not after minutes of work."""
+    on_stdout = [option for option, name in files.items() if name == "-"]
+    if len(on_stdout) > 1:
+        raise UsageError(f"only one of {' and '.join(on_stdout)} can be -, which is stdout")
+    for option, name in files.items():
+        if name is None or name == "-":
+            continue
+        path = Path(name)
+        if path.is_dir():
+            raise UsageError(f"{option} {path} is a folder: name a file in it")
+        if not path.parent.is_dir():
+            raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+
+
+def _write_files(reports: Sequence[Report], files: dict[str, str | None]) -> None:
     from sruplift.manifest import write_atomically
+    from sruplift.reporting import as_json
 
-    write_atomically(Path(json_file), text.encode("utf-8"))
+    renderers: dict[str, Callable[[Sequence[Report]], str]] = {"--json": as_json}
+    for option, name in files.items():
+        if name is None:
+            continue
+        text = renderers[option](reports)
+        if name == "-":
+            sys.stdout.write(text)
+        else:
+            write_atomically(Path(name), text.encode("utf-8"))
 
 
 @contextmanager
@@ -124,61 +158,14 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _print_table(report: Report, *, to_stderr: bool) -> None:
+def _print_tables(reports: Sequence[Report], *, to_stderr: bool) -> None:
     from rich.console import Console
+
+    from sruplift.cli.tables import report_table
 
     console = Console(stderr=to_stderr)
     if not console.is_terminal:
         # In a pipe or a file Rich assumes 80 columns and breaks what does not fit.
         console.width = 140
-    console.print(_table(report))
-
-
-def _table(report: Report) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    weights = report.weights
-    plus = "+" if report.options.self_ensemble else ""
-    with_weights = f", {weights.path.name} (sha256 {weights.sha256[:12]}…)" if weights else ""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{report.options.model}{plus} x{report.options.scale}{with_weights}, "
-        f"{report.device} {report.precision}",
-        caption="\n".join(_sources(report)) or None,
-    )
-    table.add_column("data set", no_wrap=True)
-    for column in ("images", "PSNR Y", "SSIM Y", "PSNR RGB", "paper", "difference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for result in report.datasets:
-        table.add_row(*_row(result))
-    return table
-
-
-def _row(result: DatasetResult) -> tuple[str, ...]:
-    mean, paper = result.mean, result.paper
-    ours = (
-        result.name,
-        str(len(result.images)),
-        f"{mean.psnr_y:.4f}",
-        f"{mean.ssim_y:.5f}",
-        f"{mean.psnr_rgb:.4f}",
-    )
-    if paper is None or paper.psnr is None:
-        return (*ours, "-", "-")
-    theirs = f"{paper.psnr:.2f} / {'-' if paper.ssim is None else f'{paper.ssim:.4f}'}"
-    return (*ours, theirs, f"{result.as_in_paper[0] - paper.psnr:+.2f} dB")
-
-
-def _sources(report: Report) -> list[str]:
-    """Where the paper's numbers are from, and how they were made if not as ours."""
-    lines: dict[str, None] = {}
-    for result in report.datasets:
-        paper = result.paper
-        if paper is not None:
-            lines[f"paper: {paper.source} ({paper.paper})"] = None
-            if paper.note:
-                lines[f"paper's test: {paper.note}"] = None
-            if paper.round_y:
-                lines["difference: ours with Y rounded likewise"] = None
-    return list(lines)
+    for report in reports:
+        console.print(report_table(report))

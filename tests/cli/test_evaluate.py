@@ -113,9 +113,32 @@ def test_bicubic_baseline(run: Run, root: Path) -> None:
     assert "paper:" not in outcome.out
 
 
+def test_a_section_and_a_report_for_each_network(run: Run, root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    networks = ("-m", "pan", "-m", "bicubic", "-s", 2, "-s", 3)
+    outcome = run("-d", "all", *networks, "--data-root", root, "--json", target, "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    warning = f"sruplift: warning: left out: Set14, BSD100, Urban100, Manga109 (not in {root})"
+    assert outcome.err.splitlines() == [warning]
+    reports = json.loads(target.read_text())["reports"]
+    names = [(report["model"], report["scale"]) for report in reports]
+    assert names == [("pan", 2), ("pan", 3), ("bicubic", 2), ("bicubic", 3)]
+    for report in reports:
+        assert f"{report['model']} x{report['scale']}, " in outcome.out
+        assert f"{report['datasets'][0]['mean']['psnr_y']:.4f}" in outcome.out
+
+
+def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) -> None:
+    outcome = run(*pan(root, weights), "--tile", "auto", "--overlap", 4)
+    assert outcome.code == 0, outcome.err
+    assert "tiles as the free memory allows, overlap 4" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("-d", "Set5", "--tile", "big"), 2, "--tile is 'auto' or a number of pixels"),
+        (("-d", "Set5", "-m", "all", "-w", "w.safetensors"), 2, "name one model and one scale"),
         ((), 2, "Missing option"),
         (
             ("-d", "Set51", "-m", "bicubic"),
@@ -154,7 +177,7 @@ def test_an_unreadable_image_leaves_no_report(run: Run, root: Path, tmp_path: Pa
 def test_a_report_that_cannot_be_written_is_known_first(
     run: Run, root: Path, tmp_path: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sruplift.evaluate.evaluate", None)
+    monkeypatch.setattr("sruplift.suite.evaluate_suite", None)
     outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", tmp_path / place)
     assert outcome.code == 2
     assert words in outcome.err
