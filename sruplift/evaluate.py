@@ -123,6 +123,10 @@ class DatasetResult:
         """The mean over the images, each counting the same."""
         return mean_scores(image.scores for image in self.images)
 
+    def values(self, metric: str) -> tuple[float, ...]:
+        """One score, named as in ``Scores``, of every image."""
+        return tuple(getattr(image.scores, metric) for image in self.images)
+
     @property
     def as_in_paper(self) -> tuple[float, float]:
         """Mean PSNR and SSIM measured as the paper does: on Y, rounded if it rounds."""

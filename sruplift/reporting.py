@@ -1,15 +1,17 @@
-"""Reports of `sruplift eval` as data: what goes into its JSON and CSV files.
+"""Reports of `sruplift eval` as data: its JSON and CSV files, and what its tables are made of.
 
-One network at one scale is one object; several are ``{"reports": [...]}``, each such an object.
+In JSON, one network at one scale is an object; several are ``{"reports": [...]}`` of such objects.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,32 @@ import torch
 from sruplift import __version__
 from sruplift.evaluate import DatasetResult, ImageResult, Report
 from sruplift.scores import Scores
+from sruplift.statistics import CONFIDENCE, RESAMPLES, SEED, Interval, bootstrap_interval
+
+_BOOTSTRAP = f"{CONFIDENCE * 100:.0f} % BCa bootstrap over the images, {RESAMPLES:,} resamples"
+INTERVAL = f"{_BOOTSTRAP}, seed {SEED}; null: one image alone, or one whose value is not finite"
+INTERVAL_SHORT = f"[low, high]: interval of the mean, {_BOOTSTRAP}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of every table: the score's name, its heading, and decimals to print."""
+
+    name: str
+    heading: str
+    decimals: int
+    higher_is_better: bool = True
+
+    def text(self, value: float) -> str:
+        """``value`` as tables print it."""
+        return f"{value:.{self.decimals}f}"
+
+
+METRICS = (
+    Metric("psnr_y", "PSNR Y", 4),
+    Metric("ssim_y", "SSIM Y", 5),
+    Metric("psnr_rgb", "PSNR RGB", 4),
+)
 
 
 def reports_as_dict(reports: Sequence[Report]) -> dict[str, Any]:
@@ -63,6 +91,7 @@ def _dataset_as_dict(result: DatasetResult) -> dict[str, Any]:
         "count": len(result.images),
         "images": [_image_as_dict(image) for image in result.images],
         "mean": _scores_as_dict(result.mean),
+        "mean_interval": _intervals_as_dict(result),
         "paper": result.paper
         and {
             "psnr": result.paper.psnr,
@@ -89,6 +118,12 @@ def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in asdict(scores).items()}
 
 
+def _intervals_as_dict(result: DatasetResult) -> dict[str, list[float] | None]:
+    names = [field.name for field in fields(Scores) if field.name != "seconds"]
+    found = {name: bootstrap_interval(result.values(name)) for name in names}
+    return {name: [each.low, each.high] if each else None for name, each in found.items()}
+
+
 def _protocol(report: Report) -> dict[str, Any]:
     """What was done, in words, for whoever reads the numbers later."""
     scale = report.options.scale
@@ -102,6 +137,7 @@ def _protocol(report: Report) -> dict[str, Any]:
         "psnr": "peak 255; null: the images are identical",
         "ssim": "11x11 Gaussian window, sigma 1.5, no padding, K1 0.01, K2 0.03, L 255",
         "mean": "arithmetic mean over the images",
+        "mean_interval": INTERVAL,
     }
 
 
@@ -142,3 +178,70 @@ def as_json(reports: Sequence[Report]) -> str:
     # allow_nan: an infinity here would be a report that no other program can read.
     data = reports_as_dict(reports)
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(reports: Sequence[Report], *, ci: bool = False) -> str:
+    """The text of a CSV file: a line for each image, then its set's mean and the paper's numbers.
+
+    ``row`` tells them apart: image, mean, ci_low and ci_high (if asked for), paper. An infinite
+    PSNR is "inf"; what was not measured or printed is empty.
+    """
+    names = [field.name for field in fields(Scores)]
+    target = io.StringIO()
+    keys = ["model", "scale", "weights_sha256", "inference", "dataset", "row", "image"]
+    writer = csv.DictWriter(target, [*keys, "height", "width", *names], lineterminator="\n")
+    writer.writeheader()
+    for report in reports:
+        shared = {
+            "model": report.options.model,
+            "scale": report.options.scale,
+            "weights_sha256": report.weights.sha256 if report.weights else "",
+            "inference": inference(report),
+        }
+        for result in report.datasets:
+            for row in _csv_rows(result, ci):
+                writer.writerow({**shared, "dataset": result.name, **row})
+    return target.getvalue()
+
+
+def _csv_rows(result: DatasetResult, ci: bool) -> Iterator[dict[str, Any]]:
+    for image in result.images:
+        height, width = image.size
+        size = {"height": height, "width": width}
+        yield {"row": "image", "image": image.name, **size, **asdict(image.scores)}
+    yield {"row": "mean", **asdict(result.mean)}
+    if ci:
+        found = _intervals_as_dict(result)
+        for index, row in enumerate(("ci_low", "ci_high")):
+            yield {"row": row, **{name: each[index] for name, each in found.items() if each}}
+    if result.paper is not None:
+        # A paper that rounds Y has no number in the columns of plain Y.
+        suffix = "_rounded" if result.paper.round_y else ""
+        paper = {"psnr_y": result.paper.psnr, "ssim_y": result.paper.ssim}
+        yield {"row": "paper", **{name + suffix: value for name, value in paper.items()}}
+
+
+def interval_of(result: DatasetResult, metric: Metric) -> Interval | None:
+    """The interval of a metric's mean."""
+    return bootstrap_interval(result.values(metric.name))
+
+
+def interval_text(interval: Interval | None, decimals: int) -> str:
+    """``[28.91, 34.02]``; nothing where there is no interval."""
+    if interval is None:
+        return ""
+    return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
+
+
+def label(report: Report) -> str:
+    """The network's name in tables, with the papers' "+" for a self-ensemble."""
+    return report.options.model + ("+" if report.options.self_ensemble else "")
+
+
+def paper_text(result: DatasetResult) -> tuple[str, str]:
+    """The paper's "PSNR / SSIM", and how far ours is from its PSNR; "-" where it has none."""
+    paper = result.paper
+    if paper is None or paper.psnr is None:
+        return "-", "-"
+    theirs = f"{paper.psnr:.2f} / {'-' if paper.ssim is None else f'{paper.ssim:.4f}'}"
+    return theirs, f"{result.as_in_paper[0] - paper.psnr:+.2f} dB"

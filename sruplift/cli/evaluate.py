@@ -56,6 +56,20 @@ def command(
             help="Write everything that was measured as JSON; - is stdout.",
         ),
     ] = None,
+    markdown: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Write tables, also per image, as Markdown."),
+    ] = None,
+    latex: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="The same for LaTeX (booktabs), the best in bold."),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Write a line per image as CSV.")
+    ] = None,
+    ci: Annotated[
+        bool, typer.Option("--ci", help="95 % confidence intervals of the means in the tables.")
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     self_ensemble: options.SelfEnsemble = False,
@@ -71,7 +85,7 @@ def command(
     ] = "auto",
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
-    files = {"--json": json_file}
+    files = {"--json": json_file, "--markdown": markdown, "--latex": latex, "--csv": csv}
     _check_files(files)
     chosen = {
         "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
@@ -91,8 +105,8 @@ def command(
         typer.echo(f"sruplift: warning: {note}", err=True)
     with _progress_bar() as progress:
         reports = evaluate_suite(suite, progress)
-    _print_tables(reports, to_stderr="-" in files.values())
-    _write_files(reports, files)
+    _print_tables(reports, ci=ci, to_stderr="-" in files.values())
+    _write_files(reports, files, ci=ci)
 
 
 def _auto_or_number(text: str, option: str) -> str | int:
@@ -119,15 +133,21 @@ def _check_files(files: dict[str, str | None]) -> None:
             raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
 
 
-def _write_files(reports: Sequence[Report], files: dict[str, str | None]) -> None:
+def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci: bool) -> None:
+    from sruplift.documents import as_latex, as_markdown
     from sruplift.manifest import write_atomically
-    from sruplift.reporting import as_json
+    from sruplift.reporting import as_csv, as_json
 
-    renderers: dict[str, Callable[[Sequence[Report]], str]] = {"--json": as_json}
+    renderers: dict[str, Callable[[], str]] = {
+        "--json": lambda: as_json(reports),
+        "--markdown": lambda: as_markdown(reports, ci=ci),
+        "--latex": lambda: as_latex(reports, ci=ci),
+        "--csv": lambda: as_csv(reports, ci=ci),
+    }
     for option, name in files.items():
         if name is None:
             continue
-        text = renderers[option](reports)
+        text = renderers[option]()
         if name == "-":
             sys.stdout.write(text)
         else:
@@ -158,7 +178,7 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _print_tables(reports: Sequence[Report], *, to_stderr: bool) -> None:
+def _print_tables(reports: Sequence[Report], *, ci: bool, to_stderr: bool) -> None:
     from rich.console import Console
 
     from sruplift.cli.tables import report_table
@@ -168,4 +188,4 @@ def _print_tables(reports: Sequence[Report], *, to_stderr: bool) -> None:
         # In a pipe or a file Rich assumes 80 columns and breaks what does not fit.
         console.width = 140
     for report in reports:
-        console.print(report_table(report))
+        console.print(report_table(report, ci=ci))

@@ -10,46 +10,49 @@ if TYPE_CHECKING:
     from sruplift.evaluate import DatasetResult, Report
 
 
-def report_table(report: Report) -> Table:
+def report_table(report: Report, *, ci: bool = False) -> Table:
     """The means of one network at one scale, a row for each data set."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
+
+    from sruplift.reporting import METRICS, label
 
     weights = report.weights
-    plus = "+" if report.options.self_ensemble else ""
     with_weights = f", {weights.path.name} (sha256 {weights.sha256[:12]}…)" if weights else ""
+    title = f"{label(report)} x{report.options.scale}{with_weights}"
+    # As Text: in plain strings Rich takes [brackets], of file names too, for its markup.
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{report.options.model}{plus} x{report.options.scale}{with_weights}, "
-        f"{report.device} {report.precision}",
-        caption="\n".join(_captions(report)) or None,
+        title=Text(f"{title}, {report.device} {report.precision}"),
+        caption=Text("\n".join(_captions(report, ci=ci))) or None,
     )
     table.add_column("data set", no_wrap=True)
-    for column in ("images", "PSNR Y", "SSIM Y", "PSNR RGB", "paper", "difference"):
+    headings = [metric.heading for metric in METRICS]
+    for column in ("images", *headings, "paper", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in report.datasets:
-        table.add_row(*_row(result))
+        table.add_row(*(Text(cell) for cell in _row(result, ci=ci)))
     return table
 
 
-def _row(result: DatasetResult) -> tuple[str, ...]:
-    mean, paper = result.mean, result.paper
-    ours = (
-        result.name,
-        str(len(result.images)),
-        f"{mean.psnr_y:.4f}",
-        f"{mean.ssim_y:.5f}",
-        f"{mean.psnr_rgb:.4f}",
-    )
-    if paper is None or paper.psnr is None:
-        return (*ours, "-", "-")
-    theirs = f"{paper.psnr:.2f} / {'-' if paper.ssim is None else f'{paper.ssim:.4f}'}"
-    return (*ours, theirs, f"{result.as_in_paper[0] - paper.psnr:+.2f} dB")
+def _row(result: DatasetResult, *, ci: bool) -> tuple[str, ...]:
+    from sruplift.reporting import METRICS, interval_of, interval_text, paper_text
+
+    cells = []
+    for metric in METRICS:
+        cell = metric.text(getattr(result.mean, metric.name))
+        if ci:
+            decimals = metric.decimals - 2
+            cell += f"\n{interval_text(interval_of(result, metric), decimals)}"
+        cells.append(cell)
+    return (result.name, str(len(result.images)), *cells, *paper_text(result))
 
 
-def _captions(report: Report) -> list[str]:
+def _captions(report: Report, *, ci: bool) -> list[str]:
     """How it was measured if not on the whole image, and where the paper's numbers are from."""
-    from sruplift.reporting import inference, sources
+    from sruplift.reporting import INTERVAL_SHORT, inference, sources
 
     tiled = report.options.tile_size is not None
-    return [*([inference(report)] if tiled else []), *sources(report)]
+    intervals = [INTERVAL_SHORT] if ci else []
+    return [*([inference(report)] if tiled else []), *intervals, *sources(report)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,41 @@ def test_a_section_and_a_report_for_each_network(run: Run, root: Path, tmp_path:
         assert f"{report['datasets'][0]['mean']['psnr_y']:.4f}" in outcome.out
 
 
+def test_intervals_are_shown_on_request(run: Run, root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    baseline = ("-d", "Set5", "-m", "bicubic", "--data-root", root)
+    plain, asked = run(*baseline, "--json", target), run(*baseline, "--ci")
+    (set5,) = json.loads(target.read_text())["datasets"]
+    low, high = set5["mean_interval"]["psnr_y"]
+    assert f"[{low:.2f}, {high:.2f}]" in asked.out
+    assert "[low, high]: interval of the mean, 95 % BCa" in asked.out
+    assert "[" not in plain.out
+
+
+def test_names_with_brackets_are_shown_whole(run: Run, root: Path) -> None:
+    folder = (root / "Set5" / "HR").rename(root / "[bold]")
+    outcome = run("-d", folder, "-m", "bicubic")
+    assert "[bold]" in outcome.out
+
+
+def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
+    names = {"--json": "r.json", "--csv": "r.csv", "--markdown": "r.md", "--latex": "r.tex"}
+    files = [word for option, name in names.items() for word in (option, tmp_path / name)]
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, *files)
+    assert outcome.code == 0, outcome.err
+    texts = {option: (tmp_path / name).read_text() for option, name in names.items()}
+    mean = json.loads(texts["--json"])["datasets"][0]["mean"]
+    assert str(mean["psnr_y"]) in texts["--csv"]
+    assert f"| {mean['psnr_y']:.4f} |" in texts["--markdown"]
+    assert f"{mean['psnr_y']:.2f}" in texts["--latex"]
+    for option, name in names.items():
+        alone = run("-d", "Set5", "-m", "bicubic", "--data-root", root, option, "-")
+        ours, theirs = (re.sub(r"[\d.]+(?=\n)", "", text) for text in (alone.out, texts[option]))
+        # The last column of CSV, and a line of JSON, is the seconds.
+        assert ours == theirs, name
+        assert "PSNR Y" in alone.err
+
+
 def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) -> None:
     outcome = run(*pan(root, weights), "--tile", "auto", "--overlap", 4)
     assert outcome.code == 0, outcome.err
@@ -137,6 +173,7 @@ def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("-d", "Set5", "--json", "-", "--csv", "-"), 2, "only one of --json and --csv can be -"),
         (("-d", "Set5", "--tile", "big"), 2, "--tile is 'auto' or a number of pixels"),
         (("-d", "Set5", "-m", "all", "-w", "w.safetensors"), 2, "name one model and one scale"),
         ((), 2, "Missing option"),
