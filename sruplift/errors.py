@@ -33,6 +33,10 @@ class DatasetError(SrupliftError):
     """A data set that cannot be found, downloaded or used."""
 
 
+class ReportError(SrupliftError):
+    """Reports of measurements that cannot be read or compared."""
+
+
 class WeightsError(SrupliftError):
     """Weights that cannot be found, downloaded, verified or loaded."""
 

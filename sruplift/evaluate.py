@@ -20,7 +20,8 @@ from torch import Tensor
 from sruplift.chop import chop
 from sruplift.datasets import Dataset, find_dataset, read_hr
 from sruplift.engine import Engine, is_out_of_memory
-from sruplift.errors import DatasetError, NumericalError, UsageError
+from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
+from sruplift.manifest import sha256_of
 from sruplift.metrics import min_size
 from sruplift.published import Published, find_published
 from sruplift.resize import bicubic, modcrop
@@ -101,12 +102,14 @@ class EvalOptions:
 class ImageResult:
     """One image's file name, HR (height, width) as measured, and scores.
 
-    ``tile`` is the (height, width) of its tiles in LR pixels, None for the whole image.
+    ``sha256`` is the file's. ``tile`` is the (height, width) of its tiles in LR pixels, None for
+    the whole image.
     """
 
     name: str
     size: tuple[int, int]
     scores: Scores
+    sha256: str = ""
     tile: tuple[int, int] | None = None
 
 
@@ -246,6 +249,7 @@ def _evaluate_images(
 
 def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
     """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file."""
+    digest = _sha256_of(path)
     hr = modcrop(read_hr(path), scale)
     height, width = hr.shape[-2:]
     needed = min_size(scale)
@@ -258,7 +262,15 @@ def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
     start = time.perf_counter()
     sr = _run_whole(upscale, lr, path)
     seconds = time.perf_counter() - start
-    return ImageResult(path.name, (height, width), score(sr, to_float(hr)[None], scale, seconds))
+    scores = score(sr, to_float(hr)[None], scale, seconds)
+    return ImageResult(path.name, (height, width), scores, digest)
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except WeightsError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _with_tile(result: ImageResult, method: Method, scale: int) -> ImageResult:

@@ -109,6 +109,7 @@ def _image_as_dict(image: ImageResult) -> dict[str, Any]:
     return {
         "name": image.name,
         "size": list(image.size),
+        "sha256": image.sha256,
         **tile,
         **_scores_as_dict(image.scores),
     }

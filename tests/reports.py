@@ -37,7 +37,7 @@ def make_report(
 ) -> Report:
     """A report on one data set whose images have ``psnr``, and SSIM of a hundredth part of 3."""
     images = tuple(
-        ImageResult(f"image_{index}.png", (40, 44), scores(value, value * 0.03))
+        ImageResult(f"image_{index}.png", (40, 44), scores(value, value * 0.03), f"{index:064}")
         for index, value in enumerate(psnr)
     )
     published = find_published(model, scale, dataset) if paper else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sruplift.cli import options
+from sruplift.cli.outputs import check_files, print_tables, write_text
+from sruplift.cli.tables import report_table
 from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def command(
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
     files = {"--json": json_file, "--markdown": markdown, "--latex": latex, "--csv": csv}
-    _check_files(files)
+    check_files(files)
     chosen = {
         "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
         "overlap": _auto_or_number(overlap, "--overlap"),
@@ -105,7 +106,8 @@ def command(
         typer.echo(f"sruplift: warning: {note}", err=True)
     with _progress_bar() as progress:
         reports = evaluate_suite(suite, progress)
-    _print_tables(reports, ci=ci, to_stderr="-" in files.values())
+    tables = [report_table(report, ci=ci) for report in reports]
+    print_tables(tables, to_stderr="-" in files.values())
     _write_files(reports, files, ci=ci)
 
 
@@ -118,24 +120,8 @@ def _auto_or_number(text: str, option: str) -> str | int:
         raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
-def _check_files(files: dict[str, str | None]) -> None:
-    """Say what is wrong with the paths now and not after minutes of work."""
-    on_stdout = [option for option, name in files.items() if name == "-"]
-    if len(on_stdout) > 1:
-        raise UsageError(f"only one of {' and '.join(on_stdout)} can be -, which is stdout")
-    for option, name in files.items():
-        if name is None or name == "-":
-            continue
-        path = Path(name)
-        if path.is_dir():
-            raise UsageError(f"{option} {path} is a folder: name a file in it")
-        if not path.parent.is_dir():
-            raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
-
-
 def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci: bool) -> None:
     from sruplift.documents import as_latex, as_markdown
-    from sruplift.manifest import write_atomically
     from sruplift.reporting import as_csv, as_json
 
     renderers: dict[str, Callable[[], str]] = {
@@ -145,13 +131,8 @@ def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci:
         "--csv": lambda: as_csv(reports, ci=ci),
     }
     for option, name in files.items():
-        if name is None:
-            continue
-        text = renderers[option]()
-        if name == "-":
-            sys.stdout.write(text)
-        else:
-            write_atomically(Path(name), text.encode("utf-8"))
+        if name is not None:
+            write_text(renderers[option](), name)
 
 
 @contextmanager
@@ -176,16 +157,3 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=name, completed=done, total=total)
 
         yield show
-
-
-def _print_tables(reports: Sequence[Report], *, ci: bool, to_stderr: bool) -> None:
-    from rich.console import Console
-
-    from sruplift.cli.tables import report_table
-
-    console = Console(stderr=to_stderr)
-    if not console.is_terminal:
-        # In a pipe or a file Rich assumes 80 columns and breaks what does not fit.
-        console.width = 140
-    for report in reports:
-        console.print(report_table(report, ci=ci))
