@@ -8,9 +8,10 @@ and on RGB, with ``scale`` pixels cut from every side. A set's number is the mea
 from __future__ import annotations
 
 import functools
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from sruplift.engine import Engine, is_out_of_memory
 from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
 from sruplift.manifest import sha256_of
 from sruplift.metrics import min_size
+from sruplift.perceptual import Perceptual, PerceptualMetric
 from sruplift.published import Published, find_published
 from sruplift.resize import bicubic, modcrop
 from sruplift.scores import Scores, degrade, mean_scores, score, to_float, to_levels
@@ -46,7 +48,8 @@ class EvalOptions:
     no weights. ``weights`` is as in ``find_weights``, ``device`` and ``precision`` are as in
     ``Engine``; papers measure in fp32. ``chop`` cuts images in quarters, as A2N's paper does.
     ``tile_size`` is None for the whole image, as papers measure; with a tile the network runs as
-    ``sruplift upscale`` runs it. ``tile_size`` and ``overlap`` are in LR pixels.
+    ``sruplift upscale`` runs it. ``tile_size`` and ``overlap`` are in LR pixels. ``metrics`` are
+    names of pyiqa's, measured beside PSNR and SSIM.
     """
 
     datasets: tuple[str, ...]
@@ -60,6 +63,7 @@ class EvalOptions:
     chop: bool = False
     tile_size: int | Literal["auto"] | None = None
     overlap: int | Literal["auto"] = "auto"
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -103,7 +107,7 @@ class ImageResult:
     """One image's file name, HR (height, width) as measured, and scores.
 
     ``sha256`` is the file's. ``tile`` is the (height, width) of its tiles in LR pixels, None for
-    the whole image.
+    the whole image. ``perceptual`` are the values of ``EvalOptions.metrics``.
     """
 
     name: str
@@ -111,6 +115,13 @@ class ImageResult:
     scores: Scores
     sha256: str = ""
     tile: tuple[int, int] | None = None
+    perceptual: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float:
+        """One score by its name in ``Scores``, or a perceptual metric's value."""
+        if metric in self.perceptual:
+            return self.perceptual[metric]
+        return float(getattr(self.scores, metric))
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,12 @@ class DatasetResult:
         return mean_scores(image.scores for image in self.images)
 
     def values(self, metric: str) -> tuple[float, ...]:
-        """One score, named as in ``Scores``, of every image."""
-        return tuple(getattr(image.scores, metric) for image in self.images)
+        """One metric of every image, named as in ``ImageResult.value``."""
+        return tuple(image.value(metric) for image in self.images)
+
+    def mean_of(self, metric: str) -> float:
+        """Its mean over the images."""
+        return statistics.fmean(self.values(metric))
 
     @property
     def as_in_paper(self) -> tuple[float, float]:
@@ -168,6 +183,8 @@ class Report:
     """Everything that was measured, and with what. ``weights`` is None for bicubic.
 
     ``device``, ``precision`` and ``overlap`` (of tiles, LR pixels) are what the options led to.
+    ``perceptual`` are the metrics of ``EvalOptions.metrics``, ``pyiqa`` the version that measured
+    them.
     """
 
     options: EvalOptions
@@ -176,6 +193,8 @@ class Report:
     precision: str
     datasets: tuple[DatasetResult, ...]
     overlap: int | None = None
+    perceptual: tuple[PerceptualMetric, ...] = ()
+    pyiqa: str | None = None
 
 
 def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
@@ -207,15 +226,26 @@ def measure(plan: Plan, progress: Progress | None = None) -> Report:
     """What :func:`evaluate` does once everything is found."""
     options = plan.options
     method = _method(options, plan.weights)
+    perceptual = Perceptual(options.metrics, method.device) if options.metrics else None
+    evaluate_one = functools.partial(_evaluate_one, method, options.scale, perceptual)
     results = tuple(
         DatasetResult(
             dataset.name,
-            _evaluate_images(dataset, method, options.scale, progress),
+            _each_image(dataset, evaluate_one, progress),
             _paper(options, dataset),
         )
         for dataset in plan.datasets
     )
-    return Report(options, plan.weights, method.device, method.precision, results, method.overlap)
+    return Report(
+        options=options,
+        weights=plan.weights,
+        device=method.device,
+        precision=method.precision,
+        datasets=results,
+        overlap=method.overlap,
+        perceptual=perceptual.metrics if perceptual else (),
+        pyiqa=perceptual.version if perceptual else None,
+    )
 
 
 def evaluate_dataset(
@@ -230,24 +260,36 @@ def evaluate_dataset(
         DatasetError: an image cannot be read, or is too small.
         NumericalError: SR is not finite.
     """
-    return _evaluate_images(dataset, Method(upscale, "", ""), scale, progress)
+    return _each_image(dataset, lambda path: evaluate_image(path, upscale, scale), progress)
 
 
-def _evaluate_images(
-    dataset: Dataset, method: Method, scale: int, progress: Progress | None
+def _each_image(
+    dataset: Dataset, evaluate_one: Callable[[Path], ImageResult], progress: Progress | None
 ) -> tuple[ImageResult, ...]:
     results = []
     total = len(dataset.images)
     for done, path in enumerate(dataset.images):
         if progress:
             progress(dataset.name, done, total)
-        results.append(_with_tile(evaluate_image(path, method.upscale, scale), method, scale))
+        results.append(evaluate_one(path))
     if progress:
         progress(dataset.name, total, total)
     return tuple(results)
 
 
-def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
+def _evaluate_one(
+    method: Method, scale: int, perceptual: Perceptual | None, path: Path
+) -> ImageResult:
+    result = evaluate_image(path, method.upscale, scale, perceptual)
+    if method.tile_shape is None:
+        return result
+    height, width = result.size
+    return replace(result, tile=method.tile_shape(height // scale, width // scale))
+
+
+def evaluate_image(
+    path: Path, upscale: Upscale, scale: int, perceptual: Perceptual | None = None
+) -> ImageResult:
     """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file."""
     digest = _sha256_of(path)
     hr = modcrop(read_hr(path), scale)
@@ -258,12 +300,23 @@ def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
             f"{path} is too small to be measured at x{scale}: {height}x{width}, cropped to a"
             f" multiple of {scale}, and both sides must be at least {needed}"
         )
-    lr = to_float(degrade(hr, scale))[None]
+    lr, original = to_float(degrade(hr, scale))[None], to_float(hr)[None]
     start = time.perf_counter()
     sr = _run_whole(upscale, lr, path)
     seconds = time.perf_counter() - start
-    scores = score(sr, to_float(hr)[None], scale, seconds)
-    return ImageResult(path.name, (height, width), scores, digest)
+    scores = score(sr, original, lr, scale, seconds)
+    extra = _measure_perceptual(perceptual, sr, original, path) if perceptual else {}
+    return ImageResult(path.name, (height, width), scores, digest, perceptual=extra)
+
+
+def _measure_perceptual(
+    perceptual: Perceptual, sr: Tensor, hr: Tensor, path: Path
+) -> dict[str, float]:
+    """Of what a viewer would see: 8 bits, the whole image."""
+    try:
+        return perceptual.measure(to_float(to_levels(sr)), hr)
+    except NumericalError as error:
+        raise NumericalError(f"{path} cannot be measured: {error}") from error
 
 
 def _sha256_of(path: Path) -> str:
@@ -271,13 +324,6 @@ def _sha256_of(path: Path) -> str:
         return sha256_of(path)
     except WeightsError as error:
         raise DatasetError(str(error)) from error
-
-
-def _with_tile(result: ImageResult, method: Method, scale: int) -> ImageResult:
-    if method.tile_shape is None:
-        return result
-    height, width = result.size
-    return replace(result, tile=method.tile_shape(height // scale, width // scale))
 
 
 def _run_whole(upscale: Upscale, lr: Tensor, path: Path) -> Tensor:

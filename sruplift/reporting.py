@@ -10,7 +10,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -47,6 +47,21 @@ METRICS = (
     Metric("ssim_y", "SSIM Y", 5),
     Metric("psnr_rgb", "PSNR RGB", 4),
 )
+# Where there is room for another column.
+LR_PSNR = Metric("lr_psnr", "LR PSNR", 2)
+
+
+def perceptual_metrics(report: Report) -> tuple[Metric, ...]:
+    """The columns of the metrics that were asked for, with an arrow to the better end."""
+    return tuple(
+        Metric(
+            each.name,
+            f"{each.name} {'↓' if each.lower_is_better else '↑'}",
+            4,
+            not each.lower_is_better,
+        )
+        for each in report.perceptual
+    )
 
 
 def reports_as_dict(reports: Sequence[Report]) -> dict[str, Any]:
@@ -68,6 +83,7 @@ def report_as_dict(report: Report) -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "pillow": PIL.__version__,
+            **({"pyiqa": report.pyiqa} if report.pyiqa else {}),
         },
         "model": options.model,
         "scale": options.scale,
@@ -86,11 +102,12 @@ def report_as_dict(report: Report) -> dict[str, Any]:
 
 
 def _dataset_as_dict(result: DatasetResult) -> dict[str, Any]:
+    perceptual = {name: result.mean_of(name) for name in _perceptual_names(result)}
     return {
         "name": result.name,
         "count": len(result.images),
         "images": [_image_as_dict(image) for image in result.images],
-        "mean": _scores_as_dict(result.mean),
+        "mean": {**_scores_as_dict(result.mean), **_if_any("perceptual", perceptual)},
         "mean_interval": _intervals_as_dict(result),
         "paper": result.paper
         and {
@@ -112,7 +129,16 @@ def _image_as_dict(image: ImageResult) -> dict[str, Any]:
         "sha256": image.sha256,
         **tile,
         **_scores_as_dict(image.scores),
+        **_if_any("perceptual", image.perceptual),
     }
+
+
+def _if_any(name: str, values: Mapping[str, float]) -> dict[str, Any]:
+    return {name: dict(values)} if values else {}
+
+
+def _perceptual_names(result: DatasetResult) -> tuple[str, ...]:
+    return tuple(result.images[0].perceptual)
 
 
 def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
@@ -121,6 +147,7 @@ def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
 
 def _intervals_as_dict(result: DatasetResult) -> dict[str, list[float] | None]:
     names = [field.name for field in fields(Scores) if field.name != "seconds"]
+    names += _perceptual_names(result)
     found = {name: bootstrap_interval(result.values(name)) for name in names}
     return {name: [each.low, each.high] if each else None for name, each in found.items()}
 
@@ -128,6 +155,7 @@ def _intervals_as_dict(result: DatasetResult) -> dict[str, list[float] | None]:
 def _protocol(report: Report) -> dict[str, Any]:
     """What was done, in words, for whoever reads the numbers later."""
     scale = report.options.scale
+    perceptual = {"perceptual": "pyiqa, of RGB rounded to 8 bits, whole image, no border cut"}
     return {
         "hr": f"cropped to a multiple of {scale} (bottom and right); grey as three equal channels",
         "lr": "MATLAB imresize bicubic, antialiased, of the 8-bit HR; 8-bit after each pass",
@@ -137,8 +165,10 @@ def _protocol(report: Report) -> dict[str, Any]:
         "y": "BT.601 studio range, not rounded; *_y_rounded: rounded to whole levels",
         "psnr": "peak 255; null: the images are identical",
         "ssim": "11x11 Gaussian window, sigma 1.5, no padding, K1 0.01, K2 0.03, L 255",
+        "lr_psnr": "RGB PSNR of SR, made small as LR was, against LR; no border cut",
         "mean": "arithmetic mean over the images",
         "mean_interval": INTERVAL,
+        **(perceptual if report.perceptual else {}),
     }
 
 
@@ -187,7 +217,8 @@ def as_csv(reports: Sequence[Report], *, ci: bool = False) -> str:
     ``row`` tells them apart: image, mean, ci_low and ci_high (if asked for), paper. An infinite
     PSNR is "inf"; what was not measured or printed is empty.
     """
-    names = [field.name for field in fields(Scores)]
+    perceptual = dict.fromkeys(each.name for report in reports for each in report.perceptual)
+    names = [*(field.name for field in fields(Scores)), *perceptual]
     target = io.StringIO()
     keys = ["model", "scale", "weights_sha256", "inference", "dataset", "row", "image"]
     writer = csv.DictWriter(target, [*keys, "height", "width", *names], lineterminator="\n")
@@ -209,8 +240,10 @@ def _csv_rows(result: DatasetResult, ci: bool) -> Iterator[dict[str, Any]]:
     for image in result.images:
         height, width = image.size
         size = {"height": height, "width": width}
-        yield {"row": "image", "image": image.name, **size, **asdict(image.scores)}
-    yield {"row": "mean", **asdict(result.mean)}
+        values = {**asdict(image.scores), **image.perceptual}
+        yield {"row": "image", "image": image.name, **size, **values}
+    perceptual = {name: result.mean_of(name) for name in _perceptual_names(result)}
+    yield {"row": "mean", **asdict(result.mean), **perceptual}
     if ci:
         found = _intervals_as_dict(result)
         for index, row in enumerate(("ci_low", "ci_high")):
@@ -225,6 +258,14 @@ def _csv_rows(result: DatasetResult, ci: bool) -> Iterator[dict[str, Any]]:
 def interval_of(result: DatasetResult, metric: Metric) -> Interval | None:
     """The interval of a metric's mean."""
     return bootstrap_interval(result.values(metric.name))
+
+
+def mean_text(result: DatasetResult, metric: Metric, *, ci: bool = False, before: str = " ") -> str:
+    """A metric's mean; with ``ci`` its interval, coarser by two decimals, after ``before``."""
+    text = metric.text(result.mean_of(metric.name))
+    if not ci:
+        return text
+    return text + before + interval_text(interval_of(result, metric), metric.decimals - 2)
 
 
 def interval_text(interval: Interval | None, decimals: int) -> str:

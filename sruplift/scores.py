@@ -21,8 +21,8 @@ from sruplift.resize import bicubic
 class Scores:
     """PSNR in dB (``inf`` for identical images) and SSIM, of one image or the mean of several.
 
-    ``seconds`` is the network's time alone. ``*_y_rounded`` are measured on Y rounded to whole
-    levels, as HPINet's paper does.
+    ``*_y_rounded`` are measured on Y rounded to whole levels, as HPINet's paper does. ``lr_psnr``
+    is as in :func:`lr_psnr`. ``seconds`` is the network's time alone.
     """
 
     psnr_y: float
@@ -31,11 +31,20 @@ class Scores:
     ssim_y_rounded: float
     psnr_rgb: float
     ssim_rgb: float
+    lr_psnr: float
     seconds: float
 
 
-def score(sr: Tensor, hr: Tensor, scale: int, seconds: float = 0.0) -> Scores:
-    """All metrics of one image; ``sr`` and ``hr`` (1, 3, H, W), float in [0, 1], ``hr`` 8-bit."""
+def score(sr: Tensor, hr: Tensor, lr: Tensor, scale: int, seconds: float = 0.0) -> Scores:
+    """All metrics of one image.
+
+    Args:
+        sr: (1, 3, H, W), float in [0, 1]; rounded to 8 bits and clamped here.
+        hr: the same, 8-bit: every value is a level.
+        lr: (1, 3, H / scale, W / scale), 8-bit likewise, what ``sr`` was made of.
+        scale: H and W are multiples of it; as many pixels are cut from every side of SR and HR.
+        seconds: for the result.
+    """
     pair = (sr, hr, scale)
     return Scores(
         psnr_y=psnr(*pair).item(),
@@ -44,8 +53,20 @@ def score(sr: Tensor, hr: Tensor, scale: int, seconds: float = 0.0) -> Scores:
         ssim_y_rounded=ssim(*pair, round_y=True).item(),
         psnr_rgb=psnr(*pair, y_channel=False).item(),
         ssim_rgb=ssim(*pair, y_channel=False).item(),
+        lr_psnr=lr_psnr(sr, lr, scale),
         seconds=seconds,
     )
+
+
+def lr_psnr(sr: Tensor, lr: Tensor, scale: int) -> float:
+    """How well SR keeps to its input: the PSNR, in dB on RGB, of SR made small again against LR.
+
+    Nothing is cut off. SR and LR are as in :func:`score`. Source: A. Lugmayr, M. Danelljan,
+    L. Van Gool, R. Timofte, "SRFlow: learning the super-resolution space with normalizing flow",
+    ECCV 2020.
+    """
+    again = degrade(to_levels(sr[0]), scale)
+    return psnr(to_float(again)[None], lr, y_channel=False).item()
 
 
 def mean_scores(scores: Iterable[Scores]) -> Scores:

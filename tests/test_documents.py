@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -9,6 +10,7 @@ from reports import make_report
 
 from sruplift.documents import as_latex, as_markdown
 from sruplift.evaluate import Report
+from sruplift.perceptual import PerceptualMetric
 from sruplift.reporting import METRICS, interval_of, interval_text
 
 
@@ -26,18 +28,38 @@ def latex_tables(text: str) -> list[dict[str, list[str]]]:
     return [{name: cells for name, *cells in rows} for rows in lines]
 
 
+def with_lpips(report: Report, value: float) -> Report:
+    """``report`` with this LPIPS for each image."""
+    (result,) = report.datasets
+    images = tuple(dataclasses.replace(each, perceptual={"lpips": value}) for each in result.images)
+    return dataclasses.replace(
+        report,
+        datasets=(dataclasses.replace(result, images=images),),
+        perceptual=(PerceptualMetric("lpips", True),),
+    )
+
+
 class TestMarkdown:
     def test_means_with_the_paper_beside_and_every_image(self) -> None:
         text = as_markdown([make_report(psnr=(30, 31, 33))])
         means, images = markdown_tables(text)
         assert means[0] == [
-            *("data set", "images", "PSNR Y", "SSIM Y", "PSNR RGB", "paper", "difference")
+            *(
+                "data set",
+                "images",
+                "PSNR Y",
+                "SSIM Y",
+                "PSNR RGB",
+                "LR PSNR",
+                "paper",
+                "difference",
+            )
         ]
         assert means[1] == [
-            *("Set5", "3", "31.3333", "0.94000", "29.3333", "32.13 / 0.8948", "-0.80 dB")
+            *("Set5", "3", "31.3333", "0.94000", "29.3333", "46.33", "32.13 / 0.8948", "-0.80 dB")
         ]
-        assert images[1] == ["image_0.png", "30.0000", "0.90000", "28.0000"]
-        assert images[-2] == ["**mean**", "31.3333", "0.94000", "29.3333"]
+        assert images[1] == ["image_0.png", "30.0000", "0.90000", "28.0000", "45.00"]
+        assert images[-2] == ["**mean**", "31.3333", "0.94000", "29.3333", "46.33"]
         assert images[-1][:3] == ["paper", "32.13", "0.8948"]
         assert "## pan x4" in text
         assert "paper: PAN Table 5 (Zhao et al." in text
@@ -114,6 +136,19 @@ class TestLatex:
         assert means["pan"][0] == f"31.33 {{\\scriptsize {expected}}}"
         _, images = latex_tables(as_latex([make_report(psnr=(math.inf, 30), paper=False)]))
         assert images[r"image\_0.png"][0] == r"$\infty$"
+
+    def test_of_what_should_be_low_the_least_is_bold(self) -> None:
+        reports = [with_lpips(make_report(paper=False), value) for value in (0.3, 0.2)]
+        text = as_latex(reports)
+        assert r"\multicolumn{3}{c}{Set5}" in text
+        assert text.count(r" & PSNR & SSIM & LPIPS $\downarrow$") == 3
+        _, images = latex_tables(text)
+        assert images["mean"][2::3] == ["0.3000", r"\textbf{0.2000}"]
+
+    def test_papers_have_no_perceptual_metrics(self) -> None:
+        means, _ = latex_tables(as_latex([with_lpips(make_report(), 0.3)]))
+        assert means["pan"][2] == "0.3000"
+        assert means["pan (paper)"][2] == "--"
 
     def test_names_are_escaped(self) -> None:
         report: Report = make_report(dataset="50%_a&b#")

@@ -71,6 +71,12 @@ def command(
     ci: Annotated[
         bool, typer.Option("--ci", help="95 % confidence intervals of the means in the tables.")
     ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also lpips, dists, niqe or another of pyiqa's. Repeatable."
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     self_ensemble: options.SelfEnsemble = False,
@@ -95,6 +101,7 @@ def command(
         "precision": precision,
         "self_ensemble": self_ensemble,
         "chop": chop,
+        "metrics": tuple(metric or ()),
     }
 
     from sruplift.suite import evaluate_suite, plan_suite

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from sruplift.evaluate import DatasetResult, Report
+    from sruplift.reporting import Metric
 
 
 def report_table(report: Report, *, ci: bool = False) -> Table:
@@ -16,7 +18,7 @@ def report_table(report: Report, *, ci: bool = False) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from sruplift.reporting import METRICS, label
+    from sruplift.reporting import METRICS, label, perceptual_metrics
 
     weights = report.weights
     with_weights = f", {weights.path.name} (sha256 {weights.sha256[:12]}…)" if weights else ""
@@ -28,24 +30,18 @@ def report_table(report: Report, *, ci: bool = False) -> Table:
         caption=Text("\n".join(_captions(report, ci=ci))) or None,
     )
     table.add_column("data set", no_wrap=True)
-    headings = [metric.heading for metric in METRICS]
-    for column in ("images", *headings, "paper", "difference"):
+    metrics = (*METRICS, *perceptual_metrics(report))
+    for column in ("images", *(metric.heading for metric in metrics), "paper", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in report.datasets:
-        table.add_row(*(Text(cell) for cell in _row(result, ci=ci)))
+        table.add_row(*(Text(cell) for cell in _row(result, metrics, ci=ci)))
     return table
 
 
-def _row(result: DatasetResult, *, ci: bool) -> tuple[str, ...]:
-    from sruplift.reporting import METRICS, interval_of, interval_text, paper_text
+def _row(result: DatasetResult, metrics: Sequence[Metric], *, ci: bool) -> tuple[str, ...]:
+    from sruplift.reporting import mean_text, paper_text
 
-    cells = []
-    for metric in METRICS:
-        cell = metric.text(getattr(result.mean, metric.name))
-        if ci:
-            decimals = metric.decimals - 2
-            cell += f"\n{interval_text(interval_of(result, metric), decimals)}"
-        cells.append(cell)
+    cells = [mean_text(result, metric, ci=ci, before="\n") for metric in metrics]
     return (result.name, str(len(result.images)), *cells, *paper_text(result))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pyiqa_stand_in
 import pytest
 import torch
 from conftest import photo_like
@@ -144,6 +145,31 @@ def test_names_with_brackets_are_shown_whole(run: Run, root: Path) -> None:
     folder = (root / "Set5" / "HR").rename(root / "[bold]")
     outcome = run("-d", folder, "-m", "bicubic")
     assert "[bold]" in outcome.out
+
+
+def test_perceptual_metrics_are_columns(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyiqa_stand_in.install(monkeypatch)
+    outcome = run(
+        *("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", "-"),
+        *("--metric", "lpips", "--metric", "musiq"),
+    )
+    assert outcome.code == 0, outcome.err
+    mean = json.loads(outcome.out)["datasets"][0]["mean"]["perceptual"]
+    assert "lpips ↓" in outcome.err
+    assert "musiq ↑" in outcome.err
+    assert f"{mean['lpips']:.4f}" in outcome.err
+
+
+def test_without_pyiqa_there_is_one_sentence(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--metric", "lpips")
+    assert (outcome.code, outcome.out) == (2, "")
+    sentence = "sruplift: perceptual metrics need pyiqa: pip install 'sruplift[perceptual]'"
+    assert outcome.err.splitlines() == [sentence]
 
 
 def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
