@@ -182,13 +182,16 @@ def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
             return np.array(opaque.convert("RGB"))
 
 
-def cache_folder() -> Path:
-    """Where unpacked data sets are kept: the Hub cache's place for assets of other libraries."""
+def cache_folder(name: str = "datasets") -> Path:
+    """Where unpacked data sets, or what else is called ``name``, are kept.
+
+    It is the Hub cache's place for assets of other libraries.
+    """
     if folder := os.environ.get("HF_ASSETS_CACHE"):
-        return Path(folder).expanduser() / "sruplift" / "datasets"
+        return Path(folder).expanduser() / "sruplift" / name
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / "datasets"
+    return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / name
 
 
 def _find_spec(name: str) -> DatasetSpec | None:

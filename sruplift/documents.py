@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sruplift.evaluate import DatasetResult, Report
 from sruplift.reporting import (
     INTERVAL_SHORT,
     LR_PSNR,
@@ -20,6 +19,7 @@ from sruplift.reporting import (
     perceptual_metrics,
     sources,
 )
+from sruplift.results import DatasetResult, Report
 
 # As papers print them.
 PAPER_METRICS = (Metric("psnr_y", "PSNR", 2), Metric("ssim_y", "SSIM", 4))

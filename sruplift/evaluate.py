@@ -8,12 +8,11 @@ and on RGB, with ``scale`` pixels cut from every side. A set's number is the mea
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,137 +20,20 @@ from torch import Tensor
 from sruplift.chop import chop
 from sruplift.datasets import Dataset, find_dataset, read_hr
 from sruplift.engine import Engine, is_out_of_memory
-from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
+from sruplift.errors import DatasetError, NumericalError, WeightsError
 from sruplift.manifest import sha256_of
 from sruplift.metrics import min_size
-from sruplift.perceptual import Perceptual, PerceptualMetric
+from sruplift.perceptual import Perceptual
 from sruplift.published import Published, find_published
 from sruplift.resize import bicubic, modcrop
-from sruplift.scores import Scores, degrade, mean_scores, score, to_float, to_levels
+from sruplift.resultcache import ResultCache
+from sruplift.results import BICUBIC, DatasetResult, EvalOptions, ImageResult, Report
+from sruplift.scores import Scores, degrade, score, to_float, to_levels
 from sruplift.tiling import assemble
 from sruplift.weights import WeightsFile, find_weights, load_model
 
-BICUBIC = "bicubic"
-BICUBIC_SCALES = (2, 3, 4)
-# LR pixels that a tile must not share, as for `sruplift upscale`.
-LEAST_OF_ITS_OWN = 8
-
 Upscale = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What to measure, on what. ``datasets`` and ``data_root`` are as in ``find_dataset``.
-
-    ``model`` is one of ``MODELS``, or ``bicubic`` for MATLAB's upscaling as a baseline, which has
-    no weights. ``weights`` is as in ``find_weights``, ``device`` and ``precision`` are as in
-    ``Engine``; papers measure in fp32. ``chop`` cuts images in quarters, as A2N's paper does.
-    ``tile_size`` is None for the whole image, as papers measure; with a tile the network runs as
-    ``sruplift upscale`` runs it. ``tile_size`` and ``overlap`` are in LR pixels. ``metrics`` are
-    names of pyiqa's, measured beside PSNR and SSIM.
-    """
-
-    datasets: tuple[str, ...]
-    model: str = "pan"
-    scale: int = 4
-    weights: str | None = None
-    data_root: Path | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    self_ensemble: bool = False
-    chop: bool = False
-    tile_size: int | Literal["auto"] | None = None
-    overlap: int | Literal["auto"] = "auto"
-    metrics: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.datasets:
-            raise UsageError("name at least one data set to measure on")
-        self._check_tiles()
-        if self.model == BICUBIC:
-            self._check_bicubic()
-
-    def _check_tiles(self) -> None:
-        if self.tile_size is None:
-            if self.overlap != "auto":
-                raise UsageError("an overlap is one of tiles: name their edge, or 'auto'")
-            return
-        if self.chop:
-            raise UsageError("either in tiles or in quarters (chop), not both")
-        shared = 0 if self.overlap == "auto" else self.overlap
-        if shared < 0:
-            raise UsageError(f"overlap must be at least 0, not {shared}")
-        if self.tile_size != "auto" and self.tile_size - shared < LEAST_OF_ITS_OWN:
-            raise UsageError(
-                f"a tile of {self.tile_size} is too small for an overlap of {shared}: it needs"
-                f" {LEAST_OF_ITS_OWN} pixels of its own"
-            )
-
-    def _check_bicubic(self) -> None:
-        if self.weights is not None:
-            raise UsageError("bicubic has no weights")
-        if self.chop:
-            raise UsageError("bicubic is the same in quarters: no chop")
-        if self.tile_size is not None:
-            raise UsageError("bicubic is the same in tiles: no tile")
-        if self.self_ensemble:
-            raise UsageError("bicubic is the same for every flip and rotation: no self-ensemble")
-        if self.scale not in BICUBIC_SCALES:
-            valid = ", ".join(map(str, BICUBIC_SCALES))
-            raise UsageError(f"bicubic has no scale {self.scale} (valid: {valid})")
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """One image's file name, HR (height, width) as measured, and scores.
-
-    ``sha256`` is the file's. ``tile`` is the (height, width) of its tiles in LR pixels, None for
-    the whole image. ``perceptual`` are the values of ``EvalOptions.metrics``.
-    """
-
-    name: str
-    size: tuple[int, int]
-    scores: Scores
-    sha256: str = ""
-    tile: tuple[int, int] | None = None
-    perceptual: Mapping[str, float] = field(default_factory=dict)
-
-    def value(self, metric: str) -> float:
-        """One score by its name in ``Scores``, or a perceptual metric's value."""
-        if metric in self.perceptual:
-            return self.perceptual[metric]
-        return float(getattr(self.scores, metric))
-
-
-@dataclass(frozen=True)
-class DatasetResult:
-    """One data set's images, and what the network's paper reports on it, if anything."""
-
-    name: str
-    images: tuple[ImageResult, ...]
-    paper: Published | None = None
-
-    @property
-    def mean(self) -> Scores:
-        """The mean over the images, each counting the same."""
-        return mean_scores(image.scores for image in self.images)
-
-    def values(self, metric: str) -> tuple[float, ...]:
-        """One metric of every image, named as in ``ImageResult.value``."""
-        return tuple(image.value(metric) for image in self.images)
-
-    def mean_of(self, metric: str) -> float:
-        """Its mean over the images."""
-        return statistics.fmean(self.values(metric))
-
-    @property
-    def as_in_paper(self) -> tuple[float, float]:
-        """Mean PSNR and SSIM measured as the paper does: on Y, rounded if it rounds."""
-        mean = self.mean
-        if self.paper is not None and self.paper.round_y:
-            return mean.psnr_y_rounded, mean.ssim_y_rounded
-        return mean.psnr_y, mean.ssim_y
 
 
 @dataclass(frozen=True)
@@ -178,35 +60,19 @@ class Plan:
     datasets: tuple[Dataset, ...]
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured, and with what. ``weights`` is None for bicubic.
-
-    ``device``, ``precision`` and ``overlap`` (of tiles, LR pixels) are what the options led to.
-    ``perceptual`` are the metrics of ``EvalOptions.metrics``, ``pyiqa`` the version that measured
-    them.
-    """
-
-    options: EvalOptions
-    weights: WeightsFile | None
-    device: str
-    precision: str
-    datasets: tuple[DatasetResult, ...]
-    overlap: int | None = None
-    perceptual: tuple[PerceptualMetric, ...] = ()
-    pyiqa: str | None = None
-
-
-def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
+def evaluate(
+    options: EvalOptions, progress: Progress | None = None, cache: ResultCache | None = None
+) -> Report:
     """Measure one network on each of the data sets.
 
-    ``progress`` is called with a data set's name, images done and images in all.
+    ``progress`` is called with a data set's name, images done and images in all. With a ``cache``
+    only those images are measured that it does not know.
 
     Raises:
         SrupliftError: weights or data cannot be found, or an image cannot be measured. There is
             no result then: a mean over the remaining images would be another number.
     """
-    return measure(prepare(options), progress)
+    return measure(prepare(options), progress, cache)
 
 
 def prepare(options: EvalOptions) -> Plan:
@@ -222,12 +88,17 @@ def prepare(options: EvalOptions) -> Plan:
     return Plan(options, weights, datasets)
 
 
-def measure(plan: Plan, progress: Progress | None = None) -> Report:
+def measure(
+    plan: Plan, progress: Progress | None = None, cache: ResultCache | None = None
+) -> Report:
     """What :func:`evaluate` does once everything is found."""
     options = plan.options
     method = _method(options, plan.weights)
     perceptual = Perceptual(options.metrics, method.device) if options.metrics else None
     evaluate_one = functools.partial(_evaluate_one, method, options.scale, perceptual)
+    if cache is not None:
+        key = _cache_key(plan, method, perceptual)
+        evaluate_one = functools.partial(_evaluate_once, evaluate_one, cache, key)
     results = tuple(
         DatasetResult(
             dataset.name,
@@ -285,6 +156,59 @@ def _evaluate_one(
         return result
     height, width = result.size
     return replace(result, tile=method.tile_shape(height // scale, width // scale))
+
+
+def _evaluate_once(
+    evaluate_one: Callable[[Path], ImageResult],
+    cache: ResultCache,
+    key: Mapping[str, Any],
+    path: Path,
+) -> ImageResult:
+    """The result from ``cache``, or a new one, which then is in it."""
+    digest = _sha256_of(path)
+    found = _from_record(cache.read({**key, "image": digest}), path.name, digest)
+    if found is not None:
+        return found
+    result = evaluate_one(path)
+    cache.write({**key, "image": result.sha256}, _as_record(result))
+    return result
+
+
+def _cache_key(plan: Plan, method: Method, perceptual: Perceptual | None) -> dict[str, Any]:
+    """Everything but the image that makes a result."""
+    options = plan.options
+    return {
+        "model": options.model,
+        "scale": options.scale,
+        "weights": plan.weights and plan.weights.sha256,
+        "device": method.device,
+        "precision": method.precision,
+        "self_ensemble": options.self_ensemble,
+        "chop": options.chop,
+        "tile": options.tile_size,
+        "overlap": method.overlap,
+        "metrics": sorted(options.metrics),
+        "pyiqa": perceptual and perceptual.version,
+    }
+
+
+def _as_record(result: ImageResult) -> dict[str, Any]:
+    record = asdict(result)
+    return {name: record[name] for name in ("size", "scores", "tile", "perceptual")}
+
+
+def _from_record(record: dict[str, Any] | None, name: str, digest: str) -> ImageResult | None:
+    if record is None:
+        return None
+    return ImageResult(
+        name=name,
+        size=tuple(record["size"]),
+        scores=Scores(**record["scores"]),
+        sha256=digest,
+        tile=None if record["tile"] is None else tuple(record["tile"]),
+        perceptual=record["perceptual"],
+        from_cache=True,
+    )
 
 
 def evaluate_image(

@@ -19,7 +19,7 @@ import PIL
 import torch
 
 from sruplift import __version__
-from sruplift.evaluate import DatasetResult, ImageResult, Report
+from sruplift.results import DatasetResult, ImageResult, Report
 from sruplift.scores import Scores
 from sruplift.statistics import CONFIDENCE, RESAMPLES, SEED, Interval, bootstrap_interval
 
@@ -106,6 +106,7 @@ def _dataset_as_dict(result: DatasetResult) -> dict[str, Any]:
     return {
         "name": result.name,
         "count": len(result.images),
+        "from_cache": sum(image.from_cache for image in result.images),
         "images": [_image_as_dict(image) for image in result.images],
         "mean": {**_scores_as_dict(result.mean), **_if_any("perceptual", perceptual)},
         "mean_interval": _intervals_as_dict(result),

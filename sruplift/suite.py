@@ -10,9 +10,11 @@ from typing import Any
 
 from sruplift.datasets import canonical_name, find_benchmarks
 from sruplift.errors import DatasetError, UsageError, WeightsError, unknown_name
-from sruplift.evaluate import BICUBIC, EvalOptions, Progress, Report, measure, prepare
+from sruplift.evaluate import Progress, measure, prepare
 from sruplift.manifest import read_manifest
 from sruplift.models import MODELS
+from sruplift.resultcache import ResultCache
+from sruplift.results import BICUBIC, EvalOptions, Report
 
 ALL = "all"
 
@@ -57,8 +59,12 @@ def plan_suite(
     return Suite(runs, (*data_notes, *model_notes))
 
 
-def evaluate_suite(suite: Suite, progress: Progress | None = None) -> tuple[Report, ...]:
+def evaluate_suite(
+    suite: Suite, progress: Progress | None = None, cache: ResultCache | None = None
+) -> tuple[Report, ...]:
     """A report for each run. All weights and data are looked for before the first is measured.
+
+    ``progress`` and ``cache`` are as in ``evaluate``.
 
     Raises:
         SrupliftError: as ``evaluate``.
@@ -68,7 +74,7 @@ def evaluate_suite(suite: Suite, progress: Progress | None = None) -> tuple[Repo
     reports = []
     for plan in plans:
         label = f"{plan.options.model} x{plan.options.scale} " if several else ""
-        reports.append(measure(plan, _labelled(progress, label)))
+        reports.append(measure(plan, _labelled(progress, label), cache))
     return tuple(reports)
 
 

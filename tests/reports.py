@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sruplift.evaluate import DatasetResult, EvalOptions, ImageResult, Report
 from sruplift.published import find_published
+from sruplift.results import DatasetResult, EvalOptions, ImageResult, Report
 from sruplift.scores import Scores
 from sruplift.weights import WeightsFile
 

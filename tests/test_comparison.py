@@ -13,8 +13,8 @@ from reports import make_report
 
 from sruplift.comparison import compare, comparison_as_dict, read_report
 from sruplift.errors import ReportError
-from sruplift.evaluate import Report
 from sruplift.reporting import as_json
+from sruplift.results import Report
 from sruplift.statistics import bootstrap_interval, sign_flip_test, sign_test
 
 Write = Callable[..., str]

@@ -9,9 +9,9 @@ import re
 from reports import make_report
 
 from sruplift.documents import as_latex, as_markdown
-from sruplift.evaluate import Report
 from sruplift.perceptual import PerceptualMetric
 from sruplift.reporting import METRICS, interval_of, interval_text
+from sruplift.results import Report
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:

@@ -21,20 +21,13 @@ from sruplift import evaluate as module
 from sruplift.datasets import find_dataset
 from sruplift.documents import as_markdown
 from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
-from sruplift.evaluate import (
-    DatasetResult,
-    EvalOptions,
-    ImageResult,
-    bicubic_upscale,
-    evaluate,
-    evaluate_dataset,
-    evaluate_image,
-)
+from sruplift.evaluate import bicubic_upscale, evaluate, evaluate_dataset, evaluate_image
 from sruplift.metrics import psnr, ssim
 from sruplift.models import create_model
 from sruplift.published import DATASETS, PAPERS, find_published
 from sruplift.reporting import as_csv, report_as_dict
 from sruplift.resize import bicubic, modcrop
+from sruplift.results import DatasetResult, EvalOptions, ImageResult
 from sruplift.scores import Scores, degrade, lr_psnr, mean_scores, score, to_float, to_levels
 from sruplift.weights import import_checkpoint, save_weights
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from sruplift import suite as module
 from sruplift.errors import DatasetError, UsageError, WeightsError
-from sruplift.evaluate import EvalOptions, prepare
+from sruplift.evaluate import prepare
 from sruplift.manifest import Manifest, read_manifest
+from sruplift.results import EvalOptions
 from sruplift.suite import Suite, evaluate_suite, plan_suite
 
 

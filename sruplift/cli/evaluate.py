@@ -15,7 +15,8 @@ from sruplift.cli.tables import report_table
 from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
-    from sruplift.evaluate import Report
+    from sruplift.resultcache import ResultCache
+    from sruplift.results import Report
 
 
 def command(
@@ -90,6 +91,9 @@ def command(
     overlap: Annotated[
         str, typer.Option(metavar="auto|N", help="Input pixels that tiles share.")
     ] = "auto",
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Measure what was measured before, too.")
+    ] = False,
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
     files = {"--json": json_file, "--markdown": markdown, "--latex": latex, "--csv": csv}
@@ -104,6 +108,7 @@ def command(
         "metrics": tuple(metric or ()),
     }
 
+    from sruplift.resultcache import ResultCache
     from sruplift.suite import evaluate_suite, plan_suite
 
     suite = plan_suite(
@@ -111,8 +116,11 @@ def command(
     )
     for note in suite.notes:
         typer.echo(f"sruplift: warning: {note}", err=True)
+    cache = None if no_cache else ResultCache()
     with _progress_bar() as progress:
-        reports = evaluate_suite(suite, progress)
+        reports = evaluate_suite(suite, progress, cache)
+    for line in _about_cache(reports, cache):
+        typer.echo(f"sruplift: {line}", err=True)
     tables = [report_table(report, ci=ci) for report in reports]
     print_tables(tables, to_stderr="-" in files.values())
     _write_files(reports, files, ci=ci)
@@ -140,6 +148,19 @@ def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci:
     for option, name in files.items():
         if name is not None:
             write_text(renderers[option](), name)
+
+
+def _about_cache(reports: Sequence[Report], cache: ResultCache | None) -> list[str]:
+    """What a person should know of results that are from the cache, or did not get there."""
+    lines = []
+    results = [image for report in reports for each in report.datasets for image in each.images]
+    known = sum(image.from_cache for image in results)
+    if known:
+        counts = f"{known} of {len(results)} results are"
+        lines.append(f"{counts} from an earlier run (--no-cache measures them again)")
+    if cache is not None and cache.problem:
+        lines.append(f"warning: results are not kept for a later run: {cache.problem}")
+    return lines
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sruplift.evaluate import DatasetResult, Report
     from sruplift.reporting import Metric
+    from sruplift.results import DatasetResult, Report
 
 
 def report_table(report: Report, *, ci: bool = False) -> Table:

@@ -30,8 +30,13 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``sruplift eval ARGUMENTS`` as the console script runs it, in this process."""
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """``sruplift eval ARGUMENTS`` as the console script runs it, in this process, no cache yet."""
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def run_(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["sruplift", "eval", *map(str, arguments)])
@@ -147,6 +152,33 @@ def test_names_with_brackets_are_shown_whole(run: Run, root: Path) -> None:
     assert "[bold]" in outcome.out
 
 
+def test_a_second_run_finds_the_results_of_the_first(
+    run: Run, root: Path, weights: Path, tmp_path: Path
+) -> None:
+    first = run(*pan(root, weights), "--json", tmp_path / "1.json")
+    assert first.err == ""
+    second = run(*pan(root, weights), "--json", tmp_path / "2.json")
+    words = "sruplift: 5 of 5 results are from an earlier run (--no-cache measures them again)"
+    assert second.err.splitlines() == [words]
+    assert second.out == first.out
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text())["datasets"][0] for n in (1, 2))
+    assert (one.pop("from_cache"), two.pop("from_cache")) == (0, 5)
+    assert one == two
+    assert run(*pan(root, weights), "--no-cache").err == ""
+
+
+def test_without_a_place_for_the_cache_there_is_a_warning(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file"))
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root)
+    assert outcome.code == 0
+    assert outcome.err.startswith("sruplift: warning: results are not kept for a later run: ")
+    assert "PSNR Y" in outcome.out
+    assert run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--no-cache").err == ""
+
+
 def test_perceptual_metrics_are_columns(
     run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +215,8 @@ def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
     assert f"| {mean['psnr_y']:.4f} |" in texts["--markdown"]
     assert f"{mean['psnr_y']:.2f}" in texts["--latex"]
     for option, name in names.items():
-        alone = run("-d", "Set5", "-m", "bicubic", "--data-root", root, option, "-")
+        arguments = ("-d", "Set5", "-m", "bicubic", "--data-root", root, "--no-cache")
+        alone = run(*arguments, option, "-")
         ours, theirs = (re.sub(r"[\d.]+(?=\n)", "", text) for text in (alone.out, texts[option]))
         # The last column of CSV, and a line of JSON, is the seconds.
         assert ours == theirs, name
