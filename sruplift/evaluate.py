@@ -34,6 +34,26 @@ from sruplift.weights import WeightsFile, find_weights, load_model
 
 Upscale = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]
+Look = Callable[[ImageResult, Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What one image's scores were measured on.
+
+    ``lr`` (1, 3, h, w) and ``hr`` (1, 3, H, W) are levels of 8 bits, float in [0, 1]; ``sr`` is
+    the network's result, neither rounded nor clamped.
+    """
+
+    options: EvalOptions
+    dataset: str
+    result: ImageResult
+    lr: Tensor
+    sr: Tensor
+    hr: Tensor
+
+
+Keep = Callable[[Pictures], None]
 
 
 @dataclass(frozen=True)
@@ -61,18 +81,22 @@ class Plan:
 
 
 def evaluate(
-    options: EvalOptions, progress: Progress | None = None, cache: ResultCache | None = None
+    options: EvalOptions,
+    progress: Progress | None = None,
+    cache: ResultCache | None = None,
+    keep: Keep | None = None,
 ) -> Report:
     """Measure one network on each of the data sets.
 
     ``progress`` is called with a data set's name, images done and images in all. With a ``cache``
-    only those images are measured that it does not know.
+    only those images are measured that it does not know. ``keep`` is given every image's pictures,
+    so with it all are measured.
 
     Raises:
         SrupliftError: weights or data cannot be found, or an image cannot be measured. There is
             no result then: a mean over the remaining images would be another number.
     """
-    return measure(prepare(options), progress, cache)
+    return measure(prepare(options), progress, cache, keep)
 
 
 def prepare(options: EvalOptions) -> Plan:
@@ -89,30 +113,30 @@ def prepare(options: EvalOptions) -> Plan:
 
 
 def measure(
-    plan: Plan, progress: Progress | None = None, cache: ResultCache | None = None
+    plan: Plan,
+    progress: Progress | None = None,
+    cache: ResultCache | None = None,
+    keep: Keep | None = None,
 ) -> Report:
     """What :func:`evaluate` does once everything is found."""
     options = plan.options
     method = _method(options, plan.weights)
     perceptual = Perceptual(options.metrics, method.device) if options.metrics else None
-    evaluate_one = functools.partial(_evaluate_one, method, options.scale, perceptual)
-    if cache is not None:
-        key = _cache_key(plan, method, perceptual)
-        evaluate_one = functools.partial(_evaluate_once, evaluate_one, cache, key)
-    results = tuple(
-        DatasetResult(
-            dataset.name,
-            _each_image(dataset, evaluate_one, progress),
-            _paper(options, dataset),
-        )
-        for dataset in plan.datasets
-    )
+    key = _cache_key(plan, method, perceptual)
+    results = []
+    for dataset in plan.datasets:
+        look = keep and functools.partial(_keep, keep, options, dataset.name)
+        one = functools.partial(_evaluate_one, method, options.scale, perceptual, look)
+        if cache is not None:
+            one = functools.partial(_evaluate_once, one, cache, key, keep is None)
+        images = _each_image(dataset, one, progress)
+        results.append(DatasetResult(dataset.name, images, _paper(options, dataset)))
     return Report(
         options=options,
         weights=plan.weights,
         device=method.device,
         precision=method.precision,
-        datasets=results,
+        datasets=tuple(results),
         overlap=method.overlap,
         perceptual=perceptual.metrics if perceptual else (),
         pyiqa=perceptual.version if perceptual else None,
@@ -148,10 +172,20 @@ def _each_image(
     return tuple(results)
 
 
+def _keep(
+    keep: Keep, options: EvalOptions, dataset: str, result: ImageResult, *images: Tensor
+) -> None:
+    keep(Pictures(options, dataset, result, *images))
+
+
 def _evaluate_one(
-    method: Method, scale: int, perceptual: Perceptual | None, path: Path
+    method: Method,
+    scale: int,
+    perceptual: Perceptual | None,
+    look: Look | None,
+    path: Path,
 ) -> ImageResult:
-    result = evaluate_image(path, method.upscale, scale, perceptual)
+    result = evaluate_image(path, method.upscale, scale, perceptual, look)
     if method.tile_shape is None:
         return result
     height, width = result.size
@@ -162,13 +196,15 @@ def _evaluate_once(
     evaluate_one: Callable[[Path], ImageResult],
     cache: ResultCache,
     key: Mapping[str, Any],
+    read: bool,
     path: Path,
 ) -> ImageResult:
-    """The result from ``cache``, or a new one, which then is in it."""
-    digest = _sha256_of(path)
-    found = _from_record(cache.read({**key, "image": digest}), path.name, digest)
-    if found is not None:
-        return found
+    """The result from ``cache`` if it may be read, or a new one, which then is in it."""
+    if read:
+        digest = _sha256_of(path)
+        found = _from_record(cache.read({**key, "image": digest}), path.name, digest)
+        if found is not None:
+            return found
     result = evaluate_one(path)
     cache.write({**key, "image": result.sha256}, _as_record(result))
     return result
@@ -212,9 +248,16 @@ def _from_record(record: dict[str, Any] | None, name: str, digest: str) -> Image
 
 
 def evaluate_image(
-    path: Path, upscale: Upscale, scale: int, perceptual: Perceptual | None = None
+    path: Path,
+    upscale: Upscale,
+    scale: int,
+    perceptual: Perceptual | None = None,
+    look: Look | None = None,
 ) -> ImageResult:
-    """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file."""
+    """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file.
+
+    ``look`` is given the result, LR, SR and HR.
+    """
     digest = _sha256_of(path)
     hr = modcrop(read_hr(path), scale)
     height, width = hr.shape[-2:]
@@ -230,7 +273,10 @@ def evaluate_image(
     seconds = time.perf_counter() - start
     scores = score(sr, original, lr, scale, seconds)
     extra = _measure_perceptual(perceptual, sr, original, path) if perceptual else {}
-    return ImageResult(path.name, (height, width), scores, digest, perceptual=extra)
+    result = ImageResult(path.name, (height, width), scores, digest, perceptual=extra)
+    if look:
+        look(result, lr, sr, original)
+    return result
 
 
 def _measure_perceptual(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sruplift.datasets import canonical_name, find_benchmarks
 from sruplift.errors import DatasetError, UsageError, WeightsError, unknown_name
-from sruplift.evaluate import Progress, measure, prepare
+from sruplift.evaluate import Keep, Progress, measure, prepare
 from sruplift.manifest import read_manifest
 from sruplift.models import MODELS
 from sruplift.resultcache import ResultCache
@@ -60,11 +60,14 @@ def plan_suite(
 
 
 def evaluate_suite(
-    suite: Suite, progress: Progress | None = None, cache: ResultCache | None = None
+    suite: Suite,
+    progress: Progress | None = None,
+    cache: ResultCache | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Report, ...]:
     """A report for each run. All weights and data are looked for before the first is measured.
 
-    ``progress`` and ``cache`` are as in ``evaluate``.
+    ``progress``, ``cache`` and ``keep`` are as in ``evaluate``.
 
     Raises:
         SrupliftError: as ``evaluate``.
@@ -74,7 +77,7 @@ def evaluate_suite(
     reports = []
     for plan in plans:
         label = f"{plan.options.model} x{plan.options.scale} " if several else ""
-        reports.append(measure(plan, _labelled(progress, label), cache))
+        reports.append(measure(plan, _labelled(progress, label), cache, keep))
     return tuple(reports)
 
 

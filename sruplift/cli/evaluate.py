@@ -15,6 +15,7 @@ from sruplift.cli.tables import report_table
 from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
+    from sruplift.htmlreport import Gallery
     from sruplift.resultcache import ResultCache
     from sruplift.results import Report
 
@@ -69,6 +70,10 @@ def command(
     csv: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Write a line per image as CSV.")
     ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="One page with tables, and crops to compare by eye."),
+    ] = None,
     ci: Annotated[
         bool, typer.Option("--ci", help="95 % confidence intervals of the means in the tables.")
     ] = False,
@@ -96,7 +101,13 @@ def command(
     ] = False,
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
-    files = {"--json": json_file, "--markdown": markdown, "--latex": latex, "--csv": csv}
+    files = {
+        "--json": json_file,
+        "--markdown": markdown,
+        "--latex": latex,
+        "--csv": csv,
+        "--html": html,
+    }
     check_files(files)
     chosen = {
         "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
@@ -117,13 +128,14 @@ def command(
     for note in suite.notes:
         typer.echo(f"sruplift: warning: {note}", err=True)
     cache = None if no_cache else ResultCache()
+    gallery = None if html is None else _gallery()
     with _progress_bar() as progress:
-        reports = evaluate_suite(suite, progress, cache)
+        reports = evaluate_suite(suite, progress, cache, gallery)
     for line in _about_cache(reports, cache):
         typer.echo(f"sruplift: {line}", err=True)
     tables = [report_table(report, ci=ci) for report in reports]
     print_tables(tables, to_stderr="-" in files.values())
-    _write_files(reports, files, ci=ci)
+    _write_files(reports, files, gallery, ci=ci)
 
 
 def _auto_or_number(text: str, option: str) -> str | int:
@@ -135,8 +147,17 @@ def _auto_or_number(text: str, option: str) -> str | int:
         raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
-def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci: bool) -> None:
+def _gallery() -> Gallery:
+    from sruplift.htmlreport import Gallery
+
+    return Gallery()
+
+
+def _write_files(
+    reports: Sequence[Report], files: dict[str, str | None], gallery: Gallery | None, *, ci: bool
+) -> None:
     from sruplift.documents import as_latex, as_markdown
+    from sruplift.htmlreport import Gallery, as_html
     from sruplift.reporting import as_csv, as_json
 
     renderers: dict[str, Callable[[], str]] = {
@@ -144,6 +165,7 @@ def _write_files(reports: Sequence[Report], files: dict[str, str | None], *, ci:
         "--markdown": lambda: as_markdown(reports, ci=ci),
         "--latex": lambda: as_latex(reports, ci=ci),
         "--csv": lambda: as_csv(reports, ci=ci),
+        "--html": lambda: as_html(reports, gallery or Gallery()),
     }
     for option, name in files.items():
         if name is not None:

@@ -204,6 +204,17 @@ def test_without_pyiqa_there_is_one_sentence(
     assert outcome.err.splitlines() == [sentence]
 
 
+def test_a_page_has_crops_also_of_what_was_measured_before(
+    run: Run, root: Path, weights: Path, tmp_path: Path
+) -> None:
+    run(*pan(root, weights))
+    outcome = run(*pan(root, weights), "--html", tmp_path / "r.html")
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 5
+    assert "pan x2" in page
+
+
 def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
     names = {"--json": "r.json", "--csv": "r.csv", "--markdown": "r.md", "--latex": "r.tex"}
     files = [word for option, name in names.items() for word in (option, tmp_path / name)]
