@@ -74,6 +74,10 @@ def command(
         str | None,
         typer.Option(metavar="FILE|-", help="One page with tables, and crops to compare by eye."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw PSNR against size: .png, .svg or .pdf."),
+    ] = None,
     ci: Annotated[
         bool, typer.Option("--ci", help="95 % confidence intervals of the means in the tables.")
     ] = False,
@@ -108,7 +112,9 @@ def command(
         "--csv": csv,
         "--html": html,
     }
-    check_files(files)
+    check_files({**files, "--plot": None if plot is None else str(plot)})
+    if plot is not None:
+        _check_plot(plot)
     chosen = {
         "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
         "overlap": _auto_or_number(overlap, "--overlap"),
@@ -136,6 +142,8 @@ def command(
     tables = [report_table(report, ci=ci) for report in reports]
     print_tables(tables, to_stderr="-" in files.values())
     _write_files(reports, files, gallery, ci=ci)
+    if plot is not None:
+        _draw(reports, plot)
 
 
 def _auto_or_number(text: str, option: str) -> str | int:
@@ -145,6 +153,19 @@ def _auto_or_number(text: str, option: str) -> str | int:
         return int(text)
     except ValueError:
         raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
+
+
+def _check_plot(path: Path) -> None:
+    from sruplift.plots import check_plot
+
+    check_plot(path)
+
+
+def _draw(reports: Sequence[Report], path: Path) -> None:
+    from sruplift.manifest import write_atomically
+    from sruplift.plots import draw, make_charts
+
+    write_atomically(path, draw(make_charts(reports), path.suffix))
 
 
 def _gallery() -> Gallery:

@@ -243,6 +243,7 @@ def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("-d", "Set5", "--plot", "p.jpg"), 2, "cannot draw p.jpg"),
         (("-d", "Set5", "--json", "-", "--csv", "-"), 2, "only one of --json and --csv can be -"),
         (("-d", "Set5", "--tile", "big"), 2, "--tile is 'auto' or a number of pixels"),
         (("-d", "Set5", "-m", "all", "-w", "w.safetensors"), 2, "name one model and one scale"),
