@@ -127,7 +127,10 @@ def _choose_networks(
     named = [pair for pair in missing if pair[0] in models]
     # About one alone, `find_weights` has a sentence that says what to do.
     if len(named) > 1 or missing == pairs != named:
-        raise WeightsError(f"there are no released weights yet of {_listed(named or missing)}")
+        raise WeightsError(
+            f"there are no released weights yet of {_listed(named or missing)}: leave them out, or"
+            " measure one at a time with --weights"
+        )
     absent = [pair for pair in missing if pair not in named]
     notes = [f"left out: {_listed(absent)} (no released weights yet)"] if absent else []
     return [pair for pair in pairs if pair not in absent], notes

@@ -14,20 +14,14 @@ if TYPE_CHECKING:
 
     from sruplift.comparison import Comparison, DatasetComparison, MetricComparison
 
-ReportFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="REPORT[#MODEL_xSCALE]",
-        help="Made by `sruplift eval --json`; #pan_x4 names one network of several.",
-    ),
-]
+_HELP = "Made by `sruplift eval --json`; #pan_x4 names one network of several."
 # Decimals of the means and of the differences.
 _DECIMALS = {"psnr_y": ("PSNR", 2, 3), "ssim_y": ("SSIM", 4, 4)}
 
 
 def command(
-    a: ReportFile,
-    b: ReportFile,
+    a: Annotated[str, typer.Argument(metavar="A[#MODEL_xSCALE]", help=_HELP)],
+    b: Annotated[str, typer.Argument(metavar="B[#MODEL_xSCALE]", help="Likewise.")],
     images: Annotated[
         bool, typer.Option("--images", help="Also show the difference of every image.")
     ] = False,

@@ -41,7 +41,7 @@ def command(
     ] = None,
     scale: Annotated[
         list[int] | None,
-        typer.Option("--scale", "-s", help="2, 3 or 4 (default). Repeatable."),
+        typer.Option("--scale", "-s", metavar="N", help="2, 3 or 4 (default). Repeatable."),
     ] = None,
     weights: options.Weights = None,
     data_root: Annotated[
