@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sruplift.errors import ReportError
+from sruplift.errors import ComparisonError
 from sruplift.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -93,7 +93,7 @@ def compare(a: str, b: str, *, any_inference: bool = False) -> Comparison:
     ``any_inference`` compares what was run otherwise too: in tiles, with a self-ensemble.
 
     Raises:
-        ReportError: a report cannot be read, or the two differ in scale, protocol, data sets or
+        ComparisonError: a report cannot be read, or the two differ in scale, protocol, data sets or
             images.
     """
     reports = read_report(a), read_report(b)
@@ -103,7 +103,7 @@ def compare(a: str, b: str, *, any_inference: bool = False) -> Comparison:
         pairs = _pair_datasets(a, b, *reports)
         datasets = tuple(_compare_dataset(one, other) for one, other in pairs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ReportError(
+        raise ComparisonError(
             f"{a} or {b} is not a report of `sruplift eval --json`: {error}"
         ) from error
     return Comparison(*sides, datasets)
@@ -113,8 +113,8 @@ def read_report(address: str) -> Report:
     """The report in a file, or of the network that is named after ``#``.
 
     Raises:
-        ReportError: the file cannot be read, is no report, or has several and none or another is
-            named.
+        ComparisonError: the file cannot be read, is no report, or has several and none or another
+            is named.
     """
     path, _, name = address.rpartition("#")
     if not path or Path(address).is_file():
@@ -125,15 +125,17 @@ def read_report(address: str) -> Report:
             f"{each['model']}_x{each['scale']}": each for each in data.get("reports", [data])
         }
     except OSError as error:
-        raise ReportError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ComparisonError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} is not a report of `sruplift eval --json`: {error}") from error
+        raise ComparisonError(
+            f"{path} is not a report of `sruplift eval --json`: {error}"
+        ) from error
     if not name and len(reports) == 1:
         return dict(*reports.values())
     if name not in reports:
         wrong = f"has no {name!r}" if name else "has several networks"
         listed = ", ".join(f"{path}#{each}" for each in reports)
-        raise ReportError(f"{path} {wrong}: name one of {listed}")
+        raise ComparisonError(f"{path} {wrong}: name one of {listed}")
     return dict(reports[name])
 
 
@@ -153,12 +155,12 @@ def _side(address: str, report: Report) -> Side:
 def _check_protocols(a: Side, b: Side, one: Report, other: Report, *, any_inference: bool) -> None:
     files = f"{a.report} and {b.report}"
     if a.scale != b.scale:
-        raise ReportError(f"{files} are of different scales: x{a.scale} and x{b.scale}")
+        raise ComparisonError(f"{files} are of different scales: x{a.scale} and x{b.scale}")
     for key in PROTOCOL if any_inference else (*PROTOCOL, INFERENCE):
         values = one["protocol"][key], other["protocol"][key]
         if values[0] != values[1]:
             hint = " (--any-inference compares them)" if key == INFERENCE else ""
-            raise ReportError(
+            raise ComparisonError(
                 f"{files} were measured by different protocols: {key} {values[0]!r} and"
                 f" {values[1]!r}{hint}"
             )
@@ -170,13 +172,15 @@ def _pair_datasets(a: str, b: str, one: Report, other: Report) -> list[tuple[Rep
     )
     names = [", ".join(each["name"] for each in datasets) for datasets in (first, second)]
     if names[0] != names[1]:
-        raise ReportError(f"{a} and {b} are of different data sets: {names[0]} and {names[1]}")
+        raise ComparisonError(f"{a} and {b} are of different data sets: {names[0]} and {names[1]}")
     order = [each["name"] for each in one["datasets"]]
     pairs = list(zip(first, second, strict=True))
     for left, right in pairs:
         difference = _first_difference(left["images"], right["images"])
         if difference:
-            raise ReportError(f"{a} and {b} have different images in {left['name']}: {difference}")
+            raise ComparisonError(
+                f"{a} and {b} have different images in {left['name']}: {difference}"
+            )
     return sorted(pairs, key=lambda pair: order.index(pair[0]["name"]))
 
 
@@ -228,7 +232,7 @@ def _difference(metric: str, one: Report, other: Report) -> float:
     if values == (math.inf, math.inf):
         return 0.0
     if math.inf in values:
-        raise ReportError(
+        raise ComparisonError(
             f"{one['name']} is identical to the original in one of the reports: its PSNR is"
             " infinite, and there is no difference to test"
         )

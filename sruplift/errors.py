@@ -33,8 +33,8 @@ class DatasetError(SrupliftError):
     """A data set that cannot be found, downloaded or used."""
 
 
-class ReportError(SrupliftError):
-    """Reports of measurements that cannot be read or compared."""
+class ComparisonError(SrupliftError):
+    """Reports of measurements that cannot be read, or were not measured alike."""
 
 
 class WeightsError(SrupliftError):

@@ -12,7 +12,7 @@ import pytest
 from reports import make_report
 
 from sruplift.comparison import compare, comparison_as_dict, read_report
-from sruplift.errors import ReportError
+from sruplift.errors import ComparisonError
 from sruplift.reporting import as_json
 from sruplift.results import Report
 from sruplift.statistics import bootstrap_interval, sign_flip_test, sign_test
@@ -99,7 +99,9 @@ class TestInfinity:
         assert data["datasets"][0]["metrics"]["psnr_y"]["mean_a"] is None
 
     def test_identical_in_one_cannot_be_tested(self, write: Write) -> None:
-        with pytest.raises(ReportError, match=r"image_0\.png is identical to the original in one"):
+        with pytest.raises(
+            ComparisonError, match=r"image_0\.png is identical to the original in one"
+        ):
             psnr(write, (math.inf, 31.0), (30.0, 30.0))
 
 
@@ -113,7 +115,7 @@ class TestSeveral:
             (f"{path}#a2n_x4", "has no 'a2n_x4'"),
         ):
             with pytest.raises(
-                ReportError, match=rf"{words}: name one of .*#pan_x4, .*#bicubic_x4"
+                ComparisonError, match=rf"{words}: name one of .*#pan_x4, .*#bicubic_x4"
             ):
                 read_report(address)
 
@@ -168,13 +170,13 @@ class TestRefusals:
     def test_what_differs(self, write: Write, path: str, value: object, words: str) -> None:
         a = write("a.json", make_report())
         b = write("b.json", make_report(), change=_set(path, value))
-        with pytest.raises(ReportError, match=words):
+        with pytest.raises(ComparisonError, match=words):
             compare(a, b)
 
     def test_other_inference_on_request(self, write: Write) -> None:
         a = write("a.json", make_report())
         b = write("b.json", make_report(self_ensemble=True, psnr=(31, 32, 34)))
-        with pytest.raises(ReportError, match="different protocols: inference"):
+        with pytest.raises(ComparisonError, match="different protocols: inference"):
             compare(a, b)
         comparison = compare(a, b, any_inference=True)
         assert comparison.datasets[0].metrics[0].mean_difference == -1
@@ -192,9 +194,9 @@ class TestRefusals:
     def test_what_is_no_report(self, write: Write, tmp_path: Path, content: str) -> None:
         (tmp_path / "b.json").write_text(content)
         a, b = write("a.json", make_report()), str(tmp_path / "b.json")
-        with pytest.raises(ReportError, match=r"b\.json is not a report of `sruplift eval"):
+        with pytest.raises(ComparisonError, match=r"b\.json is not a report of `sruplift eval"):
             compare(a, b)
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ReportError, match=r"cannot read .*gone\.json"):
+        with pytest.raises(ComparisonError, match=r"cannot read .*gone\.json"):
             compare(str(tmp_path / "gone.json"), str(tmp_path / "gone.json"))

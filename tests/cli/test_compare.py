@@ -10,7 +10,7 @@ from reports import make_report
 from typer.testing import CliRunner, Result
 
 from sruplift.cli.main import app
-from sruplift.errors import ReportError
+from sruplift.errors import ComparisonError
 from sruplift.reporting import as_json
 
 
@@ -62,7 +62,7 @@ def test_a_refusal_writes_nothing(files: tuple[str, str], tmp_path: Path) -> Non
     Path(files[1]).write_text(as_json([make_report(scale=2)]))
     target = tmp_path / "c.json"
     result = run(*files, "--json", str(target))
-    assert isinstance(result.exception, ReportError)
+    assert isinstance(result.exception, ComparisonError)
     assert "different scales: x4 and x2" in str(result.exception)
     assert result.stdout == ""
     assert not target.exists()
