@@ -6,9 +6,10 @@ All of it happens before the first image is opened, so that names that clash cos
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sruplift.errors import ImageError, SrupliftError, UsageError
 
@@ -21,8 +22,9 @@ WRITABLE = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".avif": "AVIF",
+    ".gif": "GIF",
 }
-READABLE = {**WRITABLE, ".bmp": "BMP", ".gif": "GIF"}
+READABLE = {**WRITABLE, ".bmp": "BMP", ".heic": "HEIF", ".heif": "HEIF"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class Failure:
 
     source: Path
     error: SrupliftError
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that needs no work, and why; ``record`` is the line of the report that says so."""
+
+    source: Path
+    destination: Path
+    why: str
+    record: Mapping[str, Any] | None = None
 
 
 def shown(path: Path) -> str:

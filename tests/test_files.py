@@ -33,7 +33,7 @@ def plan(
         ("a.JPG", "a_pan_x4.JPG"),
         ("b.c.jpeg", "b.c_pan_x4.jpeg"),
         ("a.bmp", "a_pan_x4.png"),
-        ("a.gif", "a_pan_x4.png"),
+        ("a.gif", "a_pan_x4.gif"),
         ("a", "a_pan_x4.png"),
     ],
 )

@@ -11,12 +11,13 @@ import typer
 
 from sruplift.cli import options
 from sruplift.errors import ImageError, UsageError
-from sruplift.files import Failure, Job, plan_jobs, reason, shown
+from sruplift.files import Failure, Job, Skipped, plan_jobs, reason, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sruplift.upscale import Upscaler, UpscaleResult
+    from sruplift.upscale import UpscaleResult
+    from sruplift.upscaler import Upscaler
 
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT", help="Images, or folders of images.")
@@ -89,7 +90,7 @@ def command(
     upscaler = None
     if any(isinstance(job, Job) for job in jobs):
         with console.status(f"Loading {model} x{scale}"):
-            from sruplift.upscale import Upscaler
+            from sruplift.upscaler import Upscaler
 
             upscaler = Upscaler(model, scale=scale, **chosen)
     if not _run(jobs, upscaler, console):
@@ -150,7 +151,7 @@ def _run(jobs: list[Job | Failure], upscaler: Upscaler | None, console: Console)
 
 def _results(
     jobs: list[Job | Failure], upscaler: Upscaler | None, progress: Callable[[Path, float], None]
-) -> Iterable[UpscaleResult | Failure]:
+) -> Iterable[UpscaleResult | Failure | Skipped]:
     if upscaler is None:
         return [job for job in jobs if isinstance(job, Failure)]
     from sruplift.upscale import upscale_files
@@ -158,8 +159,10 @@ def _results(
     return upscale_files(jobs, upscaler, progress)
 
 
-def _lines(result: UpscaleResult | Failure) -> list[str]:
+def _lines(result: UpscaleResult | Failure | Skipped) -> list[str]:
     """What a person is told about one input."""
+    if isinstance(result, Skipped):
+        return [f"{shown(result.source)}: skipped, {result.why}"]
     if isinstance(result, Failure):
         return [f"sruplift: {result.error}"]
     before, after = (
