@@ -244,3 +244,28 @@ def test_a_report_of_unreleased_weights_is_a_usage_error(release: Release, tmp_p
     assert error.exit_code == 2
     assert "no scale 3" in str(error)
     assert read_manifest().weights == (dataclasses.replace(release.entry),)
+
+
+# card
+
+
+def test_card_is_printed_or_written(release: Release, tmp_path: Path) -> None:
+    text = done("card").stdout
+    assert release.entry.sha256 in text
+    result = done("card", "--model", "pan", "--repo", HUB_REPO, "-o", tmp_path)
+    assert result.stdout == ""
+    assert f"SRUPLIFT_HUB_REPO={HUB_REPO}`" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("release")
+def test_card_replaces_only_on_request(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("precious")
+    assert "README.md exists" in refused("card", "-o", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "precious"
+    done("card", "-o", tmp_path, "--overwrite")
+    assert (tmp_path / "README.md").read_text() == done("card").stdout
+
+
+@pytest.mark.usefixtures("release")
+def test_card_goes_into_a_folder(tmp_path: Path) -> None:
+    assert "none is not a folder" in refused("card", "-o", tmp_path / "none")
