@@ -132,3 +132,37 @@ def card(
         raise WeightsError(f"{output} is not a folder")
     write_atomically(path, text.encode("utf-8"))
     typer.echo(str(path), err=True)
+
+
+@app.command()
+def push(
+    repo: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="The repository; made if it is missing.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the new repository private.")
+    ] = False,
+    revision: Annotated[str, typer.Option(help="The branch; other than main it must exist.")] = (
+        "main"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list the files; send nothing.")
+    ] = False,
+) -> None:
+    """Publish the released weights, their manifest and card on the Hugging Face Hub.
+
+    One commit, whose revision is printed. The token is that of HF_TOKEN or `hf auth login`.
+    """
+    from sruplift.publish import collect, push
+
+    uploads = collect(repo)
+    total = f"{len(uploads)} files, {sum(len(upload.content) for upload in uploads):,} bytes"
+    if dry_run:
+        for upload in uploads:
+            typer.echo(f"{upload.sha256}  {len(upload.content):>10}  {upload.name}")
+        typer.echo(f"{total}, would go to {repo}@{revision}; nothing was sent", err=True)
+        return
+    pushed = push(repo, uploads, private=private, revision=revision)
+    state = "are there now" if pushed.new else "were there already: no new commit"
+    typer.echo(f"{repo}@{revision}: {total}, {state}", err=True)
+    typer.echo(pushed.commit)
