@@ -27,7 +27,7 @@ from sruplift.errors import SrupliftError
 from sruplift.manifest import read_manifest
 from sruplift.metrics import psnr
 from sruplift.resize import bicubic, modcrop
-from sruplift.upscale import Upscaler
+from sruplift.upscaler import Upscaler
 
 MAX_BYTES = 150_000
 WIDTH = 256  # of a column, at least; crops are magnified by whole numbers
