@@ -9,14 +9,19 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 # Larger arrays than this are mapped from files, bytes.
 IN_MEMORY = 192 * 1024**2
+# The mapped arrays that somebody still uses, by the address where they begin.
+_MAPPED: WeakValueDictionary[int, np.memmap[Any, Any]] = WeakValueDictionary()
+_LOCK = threading.Lock()
 
 
 def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
@@ -35,7 +40,10 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=folder, prefix=".sruplift-", suffix=".part") as file:
         _reserve(file.fileno(), size)
-        return np.memmap(file, dtype, "r+", shape=shape)
+        array = np.memmap(file, dtype, "r+", shape=shape)
+    with _LOCK:
+        _MAPPED[array.ctypes.data] = array
+    return array
 
 
 def is_mapped(array: NDArray[Any]) -> bool:
@@ -59,9 +67,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return base._mmap  # type: ignore[attr-defined]
-        base = base.base
+    """The file mapping that ``array`` lies in: by address, for tensors hide whose memory it is."""
+    address = array.__array_interface__["data"][0]
+    with _LOCK:
+        for start, mapped in _MAPPED.items():
+            if start <= address < start + mapped.nbytes:
+                return mapped._mmap  # type: ignore[attr-defined]
     return None

@@ -64,7 +64,7 @@ class Span:
 
     @property
     def is_whole(self) -> bool:
-        """Whether this tile is the only one of its axis."""
+        """Whether nothing of this tile is blended along its axis."""
         return self.fade_in[0] == self.fade_in[1] and self.fade_out[0] == self.fade_out[1]
 
 
@@ -239,7 +239,7 @@ def run_tiled(
         if row.kept.stop * scale <= first_row:
             continue
         strip = _run_row(fn, source.read(row.start, row.stop), row, plan.columns, scale)
-        if open_rows is not None:
+        if open_rows is not None and open_rows.shape[-2]:
             strip[..., : open_rows.shape[-2], :] += open_rows
         finished = (row.fade_out[0] - row.kept.start) * scale
         open_rows = strip[..., finished:, :]
