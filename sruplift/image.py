@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 import threading
 import warnings
@@ -26,6 +25,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, WRITABLE, check_suffix, is_folder, reason, shown
+from sruplift.leftovers import temporary_path
 from sruplift.metadata import (
     has_folders,
     open_profile,
@@ -335,7 +335,7 @@ def _encode(path: Path, image: Image, kind: str, quality: int | None) -> bytes:
 
 def _write_file(path: Path, data: bytes, overwrite: bool) -> None:
     """``data`` under a temporary name in the same folder, then under its own."""
-    temporary = path.with_name(f".sruplift-{secrets.token_hex(8)}.part")
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -284,9 +284,15 @@ def upscale(picture: Picture, model: str = "pan", *, scale: int = 4, **options: 
 
 
 def upscale_file(
-    source: Path, destination: Path, upscaler: Upscaler, progress: Progress | None = None
+    source: Path,
+    destination: Path,
+    upscaler: Upscaler,
+    progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> UpscaleResult:
     """Read ``source``, enlarge it, write ``destination`` in the format of its suffix.
+
+    ``overwrite`` replaces an existing file even if ``upscaler.options`` do not.
 
     Raises:
         ImageError: either file cannot be read or written; the destination is whole or absent.
@@ -295,7 +301,8 @@ def upscale_file(
     """
     started = time.perf_counter()
     options, engine = upscaler.options, upscaler.engine
-    check_destination(destination, options.overwrite)
+    overwrite = overwrite or options.overwrite
+    check_destination(destination, overwrite)
     image = read_image(source, max_pixels=options.max_pixels)
     notes = list(image.notes)
     dtype = output_dtype(destination, image)
@@ -309,7 +316,7 @@ def upscale_file(
         if options.verify_seams and seams is None:
             notes.append("too small to be cut into tiles: there are no seams to verify")
         result, oddities = upscaler.enlarge(image, dtype=dtype, flatten=flatten, progress=progress)
-        write_image(destination, result, quality=options.quality, overwrite=options.overwrite)
+        write_image(destination, result, quality=options.quality, overwrite=overwrite)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -341,7 +348,7 @@ def upscale_files(
             continue
         tell = None if progress is None else functools.partial(progress, job.source)
         try:
-            yield upscale_file(job.source, job.destination, upscaler, tell)
+            yield upscale_file(job.source, job.destination, upscaler, tell, job.replace)
         except SrupliftError as error:
             yield Failure(job.source, error)
 
