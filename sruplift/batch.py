@@ -111,10 +111,8 @@ def plan_batch(options: BatchOptions) -> list[Job | Failure]:
     """
     folder = options.folder
     avoid = folder if folder is not None and is_folder(folder) else None
-    found = gather(options.inputs, recursive=options.recursive, avoid=avoid)
-    if options.from_file is not None:
-        names = _listed(options.from_file)
-        found += gather(names, recursive=options.recursive, avoid=avoid, patterns=False)
+    listed = [] if options.from_file is None else _listed(options.from_file)
+    found = gather(options.inputs, listed, recursive=options.recursive, avoid=avoid)
     jobs = plan_jobs(found, folder, options.naming, into_folder=options.into_folder)
     path = options.report_path
     if path is not None:

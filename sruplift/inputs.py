@@ -18,12 +18,12 @@ ANY_DEPTH = "**"
 
 def gather(
     inputs: Sequence[str],
+    listed: Sequence[str] = (),
     *,
     recursive: bool = False,
     avoid: Path | None = None,
-    patterns: bool = True,
 ) -> list[Found | Failure]:
-    """The images that ``inputs`` mean, in their order; each once.
+    """The images that ``inputs`` and ``listed`` mean, in their order; each once.
 
     - A name that exists is that file, whatever characters it has.
     - A folder means its images, by suffix and in the order of their names; hidden ones are left
@@ -33,10 +33,10 @@ def gather(
 
     Args:
         inputs: what a person wrote.
+        listed: what a program wrote: none of it is a pattern.
         recursive: folders mean the images of their subfolders too.
         avoid: the folder for results. Where it lies within a folder or below a pattern that is
             searched, what is in it is no input.
-        patterns: whether names that do not exist may be patterns.
 
     Returns:
         A failure for every input without images and for every folder that cannot be read. A name
@@ -46,8 +46,8 @@ def gather(
         UsageError: an empty name.
     """
     found: dict[str, Found | Failure] = {}
-    for text in inputs:
-        for each in _meant(text, recursive, avoid, patterns):
+    for text, may_match in [(text, True) for text in inputs] + [(text, False) for text in listed]:
+        for each in _meant(text, recursive, avoid, may_match):
             key = _entry(each.path if isinstance(each, Found) else each.source)
             first = found.setdefault(key, each)
             if isinstance(first, Found) and isinstance(each, Found) and each.named:
@@ -70,14 +70,14 @@ def _without_mark(data: bytes) -> bytes:
 
 
 def _meant(
-    text: str, recursive: bool, avoid: Path | None, patterns: bool
+    text: str, recursive: bool, avoid: Path | None, may_match: bool
 ) -> Sequence[Found | Failure]:
     if not text:
         raise UsageError("an input is empty: name an image or a folder")
     path = Path(text)
     if is_folder(path):
         return _images(path, recursive, avoid)
-    if os.path.lexists(path) or not patterns or not glob.has_magic(text):
+    if os.path.lexists(path) or not may_match or not glob.has_magic(text):
         return [Found(path)]
     if ANY_DEPTH in path.parts:
         found = _deep_matches(path, avoid)

@@ -82,7 +82,8 @@ class Report:
         check_report(path)
         self._begun |= read_begun(path)
         try:
-            _mend(path)
+            for file in (path, begun_path(path)):
+                _mend(file)
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise UsageError(f"cannot write report {shown(path)}: {reason(error)}") from error

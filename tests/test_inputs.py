@@ -177,7 +177,7 @@ def test_a_pattern_that_nothing_matches(here: Path) -> None:
         (failure,) = gather([pattern])
         assert isinstance(failure, Failure)
         assert str(failure.error) == said
-    assert gather(["*.jpg"], patterns=False) == [Found(Path("*.jpg"))]
+    assert gather([], ["*.jpg"]) == [Found(Path("*.jpg"))]
 
 
 # ---- Lists
