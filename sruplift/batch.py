@@ -25,7 +25,8 @@ from sruplift.report import Report, check_report
 from sruplift.resume import read_history, without_done, without_existing
 
 if TYPE_CHECKING:
-    from sruplift.upscale import Upscaler, UpscaleResult
+    from sruplift.upscale import UpscaleResult
+    from sruplift.upscaler import Upscaler
 
 Item = Job | Failure | Skipped
 
@@ -178,7 +179,7 @@ def run_batch(
     Raises:
         ReportError: a line cannot be written.
     """
-    results: Iterator[UpscaleResult | Failure] = iter(())
+    results: Iterator[UpscaleResult | Failure | Skipped] = iter(())
     if upscaler is not None:
         from sruplift.upscale import upscale_files
 

@@ -18,6 +18,7 @@ from sruplift.tiling import (
     DEFAULT_OVERLAP,
     RAMP,
     Band,
+    Rows,
     TileFunction,
     even_tile,
     plan_tiles,
@@ -35,6 +36,9 @@ SMALLEST_TILE = 32
 BLACK = 0.5 / 255
 # Share of the free memory that a tile may fill.
 MEMORY_SHARE = 0.5
+# A row of tiles is put together in float32; of its result, so many bytes. Below as many rows as
+# tiles share it is not cut: there would be more overlap than picture.
+STRIP_BYTES = 160 * 1024**2
 # Bytes at the worst moment for each LR and each output pixel in fp32, and half precision's share
 # of them. Measured with PAN, CPU: x2, x3, x4 take 1,640, 3,070, 5,460 bytes for an LR pixel in fp32
 # and 1,140, 1,590, 2,780 in bf16. ``InputNeeds.memory`` is the ratio of other networks' measurement
@@ -108,9 +112,9 @@ class Engine:
 
     def bands(
         self,
-        image: Tensor,
-        tile_size: int | None,
-        overlap: int | None,
+        image: Tensor | Rows,
+        tile_size: int | None = None,
+        overlap: int | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Iterator[Band]:
         """The enlarged image, in bands of finished rows.
@@ -119,7 +123,7 @@ class Engine:
         row that is not finished.
 
         Args:
-            image: (1, 3, H, W) float32 in [0, 1], in main memory.
+            image: (1, 3, H, W) float32 in [0, 1], in main memory, or its rows.
             tile_size: edge of a tile, LR pixels; ``None`` chooses.
             overlap: LR pixels that neighbours share; ``None`` is what the network needs.
             progress: is told the share that is done, from 0 to 1, after every tile.
@@ -128,7 +132,8 @@ class Engine:
             NumericalError: from ``run``, with the tile's place.
             SrupliftError: not even the smallest tile fits the device's memory.
         """
-        height, width = image.shape[-2:]
+        source = Rows.of(image) if isinstance(image, Tensor) else image
+        height, width = source.height, source.width
         if overlap is None:
             overlap = self.default_overlap(tile_size)
         shape = self.choose_tile(height, width, overlap) if tile_size is None else (tile_size,) * 2
@@ -143,7 +148,7 @@ class Engine:
 
             fn = _counted(run, rows * len(plan.columns), started, progress)
             try:
-                for band in run_tiled(fn, image, plan, self.scale, first_row=done):
+                for band in run_tiled(fn, source, plan, self.scale, first_row=done):
                     yield band
                     done = band.top + band.pixels.shape[-2]
             except (RuntimeError, MemoryError) as error:
@@ -180,14 +185,14 @@ class Engine:
             self.device, self.precision, self.scale, self.needs.memory
         )
         longest = self.needs.largest_tile or max(height, width)
-        if height * width <= pixels and max(height, width) <= longest:
+        highest = max(STRIP_BYTES // (12 * width * self.scale**2), overlap) + overlap
+        if height * width <= pixels and max(height, width) <= longest and height <= highest:
             return height, width
         edge = max(int(pixels**0.5), SMALLEST_TILE, 2 * overlap)
         # A strip that is narrower than a tile may be cut into longer ones.
-        return (
-            even_tile(height, min(max(edge, pixels // width), longest), overlap),
-            even_tile(width, min(max(edge, pixels // height), longest), overlap),
-        )
+        rows = min(max(edge, pixels // width), longest, max(highest, SMALLEST_TILE))
+        columns = min(max(edge, pixels // min(rows, height)), longest)
+        return even_tile(height, rows, overlap), even_tile(width, columns, overlap)
 
     def _smaller(self, shape: tuple[int, int], overlap: int) -> tuple[int, int]:
         """``shape`` with its longer side halved; later images begin with no more pixels."""

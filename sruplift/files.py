@@ -19,8 +19,9 @@ WRITABLE = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".avif": "AVIF",
+    ".gif": "GIF",
 }
-READABLE = {**WRITABLE, ".bmp": "BMP", ".gif": "GIF"}
+READABLE = {**WRITABLE, ".bmp": "BMP", ".heic": "HEIF", ".heif": "HEIF"}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 # Files of other machines, and of versions that did not name the process, are left alone for a day.
 LONG_AGO = 24 * 60 * 60
-_NAME = re.compile(r"\.sruplift-(?:([0-9a-f]{8})-(\d+)-)?[0-9a-f]{16}\.part")
+_NAME = re.compile(r"\.sruplift-(?:([0-9a-f]{8})-(\d+)-[0-9a-f]{16}|.+)\.part")
 
 
 def temporary_path(path: Path) -> Path:

@@ -29,9 +29,9 @@ from sruplift.files import (
     shown,
 )
 
-TEMPLATE = "{stem}_{model}_x{scale}{suffix}"
+TEMPLATE = "{stem}_{model}_{size}{suffix}"
 Item = Job | Failure | Skipped
-FIELDS = ("stem", "suffix", "model", "scale", "parent", "index")
+FIELDS = ("stem", "suffix", "model", "size", "scale", "parent", "index")
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,21 @@ class Naming:
 
     Args:
         model: the network's name.
-        scale: how many times larger.
+        scale: how many times larger; None if each image has its own.
         suffix: of the results, such as ".png"; None keeps the input's where it can be written.
         template: a format string of ``FIELDS``: ``stem`` of the input, ``suffix`` of the result,
             ``parent``, the name of the input's folder, and ``index``, its number from 1 on.
+        label: ``size`` in the template; "x4" for a scale of 4 if it is not given.
 
     Raises:
         UsageError: a suffix that cannot be written, or a template that is none.
     """
 
     model: str
-    scale: int
+    scale: float | None
     suffix: str | None = None
     template: str = TEMPLATE
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.suffix is not None:
@@ -64,6 +66,8 @@ class Naming:
         for _, field, spec, conversion in parts:
             if field is not None and field not in FIELDS:
                 raise self._wrong(unknown_name("field", field, FIELDS))
+            if field == "scale" and self.scale is None:
+                raise self._wrong("there is no {scale} where each image has its own; use {size}")
             if conversion or (spec and "{" in spec):
                 raise self._wrong("a field has a name and at most a format such as {index:03}")
 
@@ -81,9 +85,17 @@ class Naming:
         suffix = self.suffix
         if suffix is None:
             suffix = source.suffix if source.suffix.lower() in WRITABLE else ".png"
-        values = (source.stem, suffix, self.model, self.scale, _parent(source), index)
+        values = {
+            "stem": source.stem,
+            "suffix": suffix,
+            "model": self.model,
+            "size": self.label or f"x{_plain(self.scale)}",
+            "scale": _plain(self.scale),
+            "parent": _parent(source),
+            "index": index,
+        }
         try:
-            name = self.template.format(**dict(zip(FIELDS, values, strict=True)))
+            name = self.template.format(**values)
         except ValueError as error:
             raise self._wrong(str(error)) from error
         separators = [each for each in (os.sep, os.altsep, "\0") if each and each in name]
@@ -269,3 +281,8 @@ def _with_folder(job: Job, output: Path) -> Job | Failure:
 
 def _parent(source: Path) -> str:
     return Path(os.path.abspath(source)).parent.name  # noqa: PTH100 - resolve() follows links.
+
+
+def _plain(scale: float | None) -> float | None:
+    """2 for 2.0: so a person writes it."""
+    return int(scale) if scale is not None and scale == int(scale) else scale

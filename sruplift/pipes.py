@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from sruplift.errors import ImageError, UsageError
-from sruplift.files import READABLE, WRITABLE, reason
+from sruplift.files import WRITABLE, reason
 
 PIPE = "-"
 STDIN, STDOUT = Path("stdin"), Path("stdout")
@@ -67,7 +67,7 @@ def _suffix(path: Path) -> str:
     with warnings.catch_warnings():  # Whoever reads the image will say what is wrong with it.
         warnings.simplefilter("ignore")
         try:
-            with Pillow.open(path, formats=tuple(dict.fromkeys(READABLE.values()))) as picture:
+            with Pillow.open(path, formats=tuple(dict.fromkeys(WRITABLE.values()))) as picture:
                 kind = picture.format
         except Exception:  # Decoders raise nearly everything.
             return ".png"

@@ -53,12 +53,15 @@ NO_PARAMETERS = frozenset(("weights", "device", "overwrite", "max_pixels", "veri
 _START = b'{"input":'
 
 
-def parameters_of(options: Any, weights_sha256: str) -> dict[str, Any]:
-    """What determines the pixels: all fields of ``UpscaleOptions`` but ``NO_PARAMETERS``."""
+def parameters_of(options: Any, weights: Mapping[int, str]) -> dict[str, Any]:
+    """What determines the pixels: all fields of ``UpscaleOptions`` but ``NO_PARAMETERS``.
+
+    ``weights`` has the sha256 of those of every scale of the network's own that may be used.
+    """
     fields = dataclasses.asdict(options).items()
     chosen = {name: value for name, value in fields if name not in NO_PARAMETERS}
     plain = json.loads(json.dumps(chosen, default=str))
-    return {**plain, "weights_sha256": weights_sha256}
+    return {**plain, "weights_sha256": {f"x{scale}": weights[scale] for scale in sorted(weights)}}
 
 
 class Report:

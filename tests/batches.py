@@ -8,7 +8,7 @@ from sruplift.files import Job
 from sruplift.report import Report
 from sruplift.upscale import UpscaleResult
 
-PARAMETERS = {"model": "pan", "scale": 2, "weights_sha256": "0" * 64}
+PARAMETERS = {"model": "pan", "scale": 2, "weights_sha256": {"x2": "0" * 64}}
 
 
 def done(job: Job) -> UpscaleResult:

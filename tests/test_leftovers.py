@@ -56,10 +56,12 @@ def test_files_whose_process_nobody_knows_are_removed_after_a_day(
     assert remove_leftovers([tmp_path]) == [tmp_path / old]
     aged(tmp_path / elsewhere, 25 * 3600)
     assert remove_leftovers([tmp_path]) == [tmp_path / elsewhere]
+    aged(tmp_path / ".sruplift-a_b.part", 25 * 3600)
+    assert len(remove_leftovers([tmp_path])) == 1
 
 
 def test_files_of_other_names_are_nobodys_leftovers(tmp_path: Path) -> None:
-    for name in ("a.part", ".sruplift-x.part", f".sruplift-{'a' * 16}.png", ".a.png.tmp.part"):
+    for name in ("a.part", ".sruplift.part", f".sruplift-{'a' * 16}.png", ".a.png.tmp.part"):
         aged(tmp_path / name, 1e6)
     assert remove_leftovers([tmp_path]) == []
 

@@ -48,7 +48,7 @@ def plan(
         ("a.JPG", "a_pan_x4.JPG"),
         ("b.c.jpeg", "b.c_pan_x4.jpeg"),
         ("a.bmp", "a_pan_x4.png"),
-        ("a.gif", "a_pan_x4.png"),
+        ("a.gif", "a_pan_x4.gif"),
         ("a", "a_pan_x4.png"),
         ("-a.png", "-a_pan_x4.png"),
         ("a\nb.png", "a\nb_pan_x4.png"),
@@ -64,13 +64,32 @@ def test_default_names(name: str, expected: str) -> None:
     [
         ("{stem}{suffix}", "b.webp"),
         ("{parent}-{index:05}{suffix}", "trip-00012.webp"),
-        ("{{{stem}}} {model} {scale}.tif", "{b} pan 4.tif"),
+        ("{{{stem}}} {model} {scale} {size}.tif", "{b} pan 4 x4.tif"),
         (".{stem:>3}.PNG", ".  b.PNG"),
     ],
 )
 def test_templates(template: str, expected: str) -> None:
     naming = Naming("pan", 4, template=template)
     assert naming.name(Path("trip/b.webp"), 12) == expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "label", "expected"),
+    [
+        (4.0, None, "b_pan_x4.webp"),
+        (2.5, None, "b_pan_x2.5.webp"),
+        (None, "3000w", "b_pan_3000w.webp"),
+    ],
+)
+def test_sizes_that_are_no_whole_scale(
+    scale: float | None, label: str | None, expected: str
+) -> None:
+    assert Naming("pan", scale, label=label).name(Path("trip/b.webp")) == expected
+
+
+def test_a_scale_that_each_image_has_for_itself_is_in_no_name() -> None:
+    with pytest.raises(UsageError, match=r"there is no \{scale\}"):
+        Naming("pan", None, template="{stem}_{scale}{suffix}", label="3000w")
 
 
 def test_the_parent_of_a_bare_name_is_the_current_folder(
@@ -96,7 +115,7 @@ def test_the_parent_of_a_bare_name_is_the_current_folder(
         ("", "'' for trip/b.png is not the name of a file"),
         ("..", "'..' for trip/b.png is not the name of a file"),
         ("{stem}", "b: cannot write suffixless images"),
-        ("{stem}.gif", "cannot write '.gif' images"),
+        ("{stem}.bmp", "cannot write '.bmp' images"),
     ],
 )
 def test_templates_that_give_no_name(template: str, said: str) -> None:

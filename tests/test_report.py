@@ -26,7 +26,7 @@ from sruplift.report import (
     read_begun,
     read_report,
 )
-from sruplift.upscale import UpscaleOptions
+from sruplift.upscaler import UpscaleOptions
 
 
 @pytest.fixture
@@ -45,9 +45,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_parameters_are_all_options_that_are_not_known_to_change_nothing() -> None:
     names = {field.name for field in dataclasses.fields(UpscaleOptions)}
     assert names >= NO_PARAMETERS  # A renamed option would silently become a parameter.
-    parameters = parameters_of(UpscaleOptions(tile_size=64), "abc")
+    parameters = parameters_of(UpscaleOptions(tile_size=64), {4: "abc", 2: "def"})
     assert set(parameters) == names - NO_PARAMETERS | {"weights_sha256"}
-    assert (parameters["tile_size"], parameters["weights_sha256"]) == (64, "abc")
+    assert parameters["tile_size"] == 64
+    assert parameters["weights_sha256"] == {"x2": "def", "x4": "abc"}
 
 
 def test_new_options_are_parameters_and_survive_json() -> None:
@@ -57,8 +58,8 @@ def test_new_options_are_parameters_and_survive_json() -> None:
         background: Path = Path("white.png")
         size: tuple[int, int] = (3, 4)
 
-    parameters = parameters_of(Options(), "abc")
-    assert parameters == {"background": "white.png", "size": [3, 4], "weights_sha256": "abc"}
+    parameters = parameters_of(Options(), {})
+    assert parameters == {"background": "white.png", "size": [3, 4], "weights_sha256": {}}
     assert json.loads(json.dumps(parameters)) == parameters
 
 

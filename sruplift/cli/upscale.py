@@ -33,7 +33,8 @@ from sruplift.report import Report, parameters_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sruplift.upscale import Upscaler, UpscaleResult
+    from sruplift.upscale import UpscaleResult
+    from sruplift.upscaler import Upscaler
 
 TERMINATED = 128 + 15  # As a shell tells that SIGTERM ended a program.
 
@@ -198,36 +199,35 @@ def _terminable() -> Iterator[None]:
 def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
     """Do all that is meant; whether all went well."""
     jobs = plan_batch(batch)
-    parameters = None
-    if (batch.report or batch.resume) and any(isinstance(job, Job) for job in jobs):
-        with console.status("Reading weights and report"):
-            parameters = _parameters(chosen)
-            items = left_to_do(jobs, batch, parameters)
-    else:
-        items = left_to_do(jobs, batch, parameters)
-    upscaler = _load(chosen, console) if any(isinstance(item, Job) for item in items) else None
+    reported = batch.report is not None or batch.resume is not None
+    upscaler, parameters = None, None
+    if reported and any(isinstance(job, Job) for job in jobs):
+        upscaler = _load(chosen, console)
+        parameters = _parameters(upscaler)
+    items = left_to_do(jobs, batch, parameters)
+    if upscaler is None and any(isinstance(item, Job) for item in items):
+        upscaler = _load(chosen, console)
     items = prepare(items, batch)
-    if not (batch.report or batch.resume):
+    if not reported:
         return _run(items, upscaler, None, console)
     with Report(batch.report_path, parameters) as report:
         return _run(items, upscaler, report, console)
 
 
-def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
-    """What determines the pixels, for the report."""
-    from sruplift.upscale import UpscaleOptions
-    from sruplift.weights import find_weights
-
-    settings = UpscaleOptions(**chosen)
-    file = find_weights(settings.model, settings.scale, settings.weights)
-    return parameters_of(settings, file.sha256)
-
-
 def _load(chosen: dict[str, Any], console: Console) -> Upscaler:
-    with console.status(f"Loading {chosen['model']} x{chosen['scale']}"):
-        from sruplift.upscale import Upscaler
+    with console.status(f"Loading {chosen['model']}"):
+        from sruplift.upscaler import Upscaler
 
         return Upscaler(**chosen)
+
+
+def _parameters(upscaler: Upscaler) -> dict[str, Any]:
+    """What determines the pixels, for the report."""
+    from sruplift.weights import find_weights
+
+    model, weights = upscaler.options.model, upscaler.options.weights
+    used = {scale: find_weights(model, scale, weights).sha256 for scale in upscaler.native}
+    return parameters_of(upscaler.options, used)
 
 
 def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:

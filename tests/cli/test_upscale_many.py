@@ -200,7 +200,8 @@ def test_a_report_tells_what_was_done(run: Run, tmp_path: Path, weights: Path) -
     assert (first["device"], first["precision"]) == ("cpu", "fp32")
     parameters = first["parameters"]
     assert (parameters["model"], parameters["scale"], parameters["tile_size"]) == ("pan", 2, 64)
-    assert parameters["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert parameters["weights_sha256"] == {"x2": digest}
     assert (second["status"], second["output_sha256"]) == ("failed", None)
     assert "not an image that can be read" in second["error"]
     assert tree(".").count("r.jsonl.begun") == 0
@@ -261,11 +262,11 @@ def test_a_report_that_cannot_be_written_stops_before_work(run: Run) -> None:
 
 
 def test_stdin_to_stdout(run: Run) -> None:
-    for suffix, kind in {".jpg": "JPEG", ".png": "PNG", ".gif": "PNG", ".webp": "WEBP"}.items():
+    for suffix, kind in {".jpg": "JPEG", ".png": "PNG", ".bmp": "PNG", ".gif": "GIF"}.items():
         for output in ((), ("-o", "-")):
             outcome = run("-", *output, stdin=save(f"a{suffix}").read_bytes())
             assert outcome.code == 0
-            assert outcome.err.startswith("stdin 10x8 -> stdout 20x16, cpu, ")
+            assert "stdin 10x8 -> stdout 20x16, cpu, " in outcome.err
             with Pillow.open(io.BytesIO(outcome.out)) as picture:
                 assert (picture.format, picture.size) == (kind, (20, 16))
     outcome = run("-", "-o", "-", "--format", "tiff", stdin=Path("a.jpg").read_bytes())
