@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sruplift.errors import ImageError
 from sruplift.files import check_suffix, is_folder, reason, shown
+from sruplift.leftovers import temporary_path
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         ImageError: it cannot be written, or ``path`` exists by now and may not be replaced.
     """
-    temporary = path.with_name(f".sruplift-{os.getpid()}-{secrets.token_hex(6)}.part")
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -162,7 +162,7 @@ def _finished(
 
 def _read(job: Job, options: UpscaleOptions) -> _Loaded:
     started = time.perf_counter()
-    check_destination(job.destination, options.overwrite)
+    check_destination(job.destination, options.overwrite or job.replace)
     folder = job.destination.parent
     picture = read_picture(job.source, max_pixels=options.max_pixels, folder=folder)
     if isinstance(picture, Animation):
@@ -269,10 +269,11 @@ def _share_of(progress: Progress, index: int, count: int) -> Progress:
 def _write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult:
     started = time.perf_counter()
     path = made.job.destination
+    overwrite = options.overwrite or made.job.replace
     lost: tuple[str, ...] = ()
     if isinstance(made.picture, Animation):
-        write_animation(path, made.picture, quality=options.quality, overwrite=options.overwrite)
+        write_animation(path, made.picture, quality=options.quality, overwrite=overwrite)
     else:
-        lost = write_image(path, made.picture, quality=options.quality, overwrite=options.overwrite)
+        lost = write_image(path, made.picture, quality=options.quality, overwrite=overwrite)
     seconds = made.result.seconds + time.perf_counter() - started
     return dataclasses.replace(made.result, seconds=seconds, notes=(*made.result.notes, *lost))

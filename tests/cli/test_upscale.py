@@ -191,8 +191,9 @@ def test_bad_files_get_a_sentence_each_and_the_others_are_done(tmp_path: Path, r
     outcome = run(good[0], *bad, good[1], "-o", tmp_path / "out")
     assert outcome.code == 1
     lines = outcome.err.splitlines()
-    assert len(lines) == len(bad) + 2
-    for line, (path, said) in zip(lines[1:-1], bad.items(), strict=True):
+    assert len(lines) == len(bad) + 3
+    assert lines[-1].startswith(f"2 done, {len(bad)} failed in ")
+    for line, (path, said) in zip(lines[1:-2], bad.items(), strict=True):
         assert line.startswith("sruplift: ")
         assert str(path) in line
         assert said in line
@@ -322,12 +323,15 @@ def test_interrupted(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
     outcome = run(*sources)
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
+    # The first may be written and not yet told.
+    assert re.fullmatch(r"(0 done, 2|1 done, 1) left in .* s", outcome.err.splitlines()[-1])
     assert names(tmp_path) == ["a.png", "a_pan_x4.png", "b.png"]
 
 
 def test_the_plan_is_made_without_torch() -> None:
     code = (
-        "import sys, sruplift.cli.upscale as c; c._plan([], None, 'pan', 4, None); "
+        "import sys, sruplift.batch as b, sruplift.cli.upscale; "
+        "b.plan_batch(b.BatchOptions(b.Naming('pan', 4), ('a.png',))); "
         "sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
