@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
@@ -144,3 +144,21 @@ def _why_unknown(file: BinaryIO) -> str:
     if header[4:8] == b"ftyp" and header[8:12] in HEIF_BRANDS and "HEIF" not in _formats():
         return "HEIC needs the extra: pip install 'sruplift[heic]'"
     return f"it is not an image that can be read ({', '.join(_formats())})"
+
+
+def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """(height, width, frames) of an image file, upright, from its header alone.
+
+    Raises:
+        ImageError: it cannot be opened, is damaged, or has more than ``max_pixels``.
+    """
+    with opened(path) as file, collected_warnings([]):
+        picture = open_picture(path, file, max_pixels)
+        frames = count_frames(path, picture)
+        orientation = 1
+        if picture.format != "PNG":  # Pillow decodes a PNG to look for it.
+            with contextlib.suppress(Exception):
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = orientation in (5, 6, 7, 8)
+    height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
+    return height, width, frames

@@ -20,6 +20,7 @@ from sruplift.tiling import (
     Band,
     Rows,
     TileFunction,
+    TilePlan,
     even_tile,
     plan_tiles,
     run_tiled,
@@ -136,10 +137,9 @@ class Engine:
         height, width = source.height, source.width
         if overlap is None:
             overlap = self.default_overlap(tile_size)
-        shape = self.choose_tile(height, width, overlap) if tile_size is None else (tile_size,) * 2
+        plan = self.plan(source, tile_size, overlap)
         done = 0
         while done < height * self.scale:
-            plan = plan_tiles(height, width, shape, overlap, self._ramp(overlap), self.needs.grid)
             rows = sum(row.kept.stop * self.scale > done for row in plan.rows)
             started = done / (height * self.scale)
 
@@ -158,7 +158,21 @@ class Engine:
             else:
                 return
             # Outside the handler: the exception kept the failed tile's tensors alive.
-            shape = self._smaller(tried, overlap)
+            plan = self._plan(source, self._smaller(tried, overlap), overlap)
+
+    def plan(
+        self, source: Rows, tile_size: int | None = None, overlap: int | None = None
+    ) -> TilePlan:
+        """The tiles of an image, with ``tile_size`` and ``overlap`` as in ``bands``."""
+        if overlap is None:
+            overlap = self.default_overlap(tile_size)
+        if tile_size is not None:
+            return self._plan(source, (tile_size, tile_size), overlap)
+        return self._plan(source, self.choose_tile(source.height, source.width, overlap), overlap)
+
+    def _plan(self, source: Rows, shape: tuple[int, int], overlap: int) -> TilePlan:
+        ramp, grid = self._ramp(overlap), self.needs.grid
+        return plan_tiles(source.height, source.width, shape, overlap, ramp, grid)
 
     def default_overlap(self, tile_size: int | None = None) -> int:
         """What makes tiles equal the whole image, if the network says how far it looks.
@@ -284,11 +298,19 @@ def largest_tile(device: torch.device, precision: str, scale: int, memory: float
 
     ``memory`` is as in ``InputNeeds``.
     """
-    cost = memory * (BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2)
-    if precision != "fp32":
-        cost *= HALF_PRECISION_SHARE
+    cost = _bytes_per_pixel(precision, scale, memory)
     pixels = int(available_memory(device) * MEMORY_SHARE / cost)
     return max(min(pixels, LARGEST_TILE[device.type]), SMALLEST_TILE**2)
+
+
+def bytes_per_pixel(engine: Engine) -> float:
+    """About how many bytes an engine's network takes for each LR pixel of a tile."""
+    return _bytes_per_pixel(engine.precision, engine.scale, engine.needs.memory)
+
+
+def _bytes_per_pixel(precision: str, scale: int, memory: float) -> float:
+    cost = memory * (BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2)
+    return cost if precision == "fp32" else cost * HALF_PRECISION_SHARE
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -36,7 +36,6 @@ from sruplift.decoding import (
 from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
 from sruplift.metadata import (
-    extra_samples,
     has_folders,
     open_profile,
     portable_exif,
@@ -291,7 +290,6 @@ def _read_by_vips(path: Path, picture: Pillow.Image, folder: Path | None) -> Ima
             folder,
             lambda upright: _stored_view(upright, orientation),
             transposed=orientation > 4,
-            premultiplied=extra_samples(picture) == vips.PREMULTIPLIED,
         )
     except ImageError as error:
         raise unreadable(path, str(error)) from error

@@ -66,12 +66,6 @@ def raw_xmp(picture: Pillow.Image) -> bytes | None:
     return xmp if isinstance(xmp, bytes) else None
 
 
-def extra_samples(picture: Pillow.Image) -> tuple[int, ...]:
-    """A TIFF's tag ExtraSamples: what channels beyond the colours mean."""
-    tags = getattr(picture, "tag_v2", {})
-    return tuple(tags.get(338, ()))
-
-
 def resolution(info: dict[Any, Any]) -> tuple[float, float] | None:
     """Dots per inch (x, y) from Pillow's ``info``, if it says something sensible."""
     try:

@@ -48,7 +48,9 @@ KEYS = (
 )
 # Options that change no pixel, or that ``parameters`` has in another form. The device is none of
 # them: what a GPU and a CPU make of the same picture differs by roundings.
-NO_PARAMETERS = frozenset(("weights", "device", "overwrite", "max_pixels", "verify_seams"))
+NO_PARAMETERS = frozenset(
+    ("weights", "device", "overwrite", "max_pixels", "verify_seams", "compare")
+)
 # What every line of a report begins with: nothing else is appended to, let alone cut.
 _START = b'{"input":'
 

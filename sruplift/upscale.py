@@ -16,10 +16,18 @@ import numpy as np
 
 from sruplift import __version__
 from sruplift.animation import Animation, check_animates, read_picture, write_animation
+from sruplift.compare import comparison
 from sruplift.engine import is_out_of_memory
 from sruplift.errors import ImageError, NumericalError, SrupliftError
 from sruplift.files import WRITABLE, Failure, Job, Skipped, shown
-from sruplift.image import Image, check_side, holds_alpha, output_dtype, write_image
+from sruplift.image import (
+    Image,
+    check_side,
+    from_pillow,
+    holds_alpha,
+    output_dtype,
+    write_image,
+)
 from sruplift.outfile import check_destination
 from sruplift.seams import SeamReport
 from sruplift.upscaler import Progress, UpscaleOptions, Upscaler
@@ -69,6 +77,7 @@ class _Enlarged:
     job: Job
     picture: Image | Animation
     result: UpscaleResult
+    sheet: Image | None = None
 
 
 def upscale_file(
@@ -163,6 +172,8 @@ def _finished(
 def _read(job: Job, options: UpscaleOptions) -> _Loaded:
     started = time.perf_counter()
     check_destination(job.destination, options.overwrite or job.replace)
+    if options.compare is not None:
+        check_destination(Path(options.compare), options.overwrite)
     folder = job.destination.parent
     picture = read_picture(job.source, max_pixels=options.max_pixels, folder=folder)
     if isinstance(picture, Animation):
@@ -207,7 +218,16 @@ def _enlarge(loaded: _Loaded, upscaler: Upscaler, progress: Progress | None) -> 
         notes=tuple(dict.fromkeys((*notes, *oddities))),
         seams=seams,
     )
-    return _Enlarged(job, picture, result)
+    return _Enlarged(job, picture, result, _sheet(first, picture, options))
+
+
+def _sheet(before: Image, after: Image | Animation, options: UpscaleOptions) -> Image | None:
+    """The comparison that was asked for; of an animation, its first frame's."""
+    if options.compare is None:
+        return None
+    first = after.frames[0] if isinstance(after, Animation) else after
+    name = f"{options.model} {options.target().label}"
+    return from_pillow(comparison(before, first, name, options.background))
 
 
 def _enlarge_frames(
@@ -275,5 +295,7 @@ def _write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult:
         write_animation(path, made.picture, quality=options.quality, overwrite=overwrite)
     else:
         lost = write_image(path, made.picture, quality=options.quality, overwrite=overwrite)
+    if made.sheet is not None and options.compare is not None:
+        write_image(Path(options.compare), made.sheet, overwrite=options.overwrite)
     seconds = made.result.seconds + time.perf_counter() - started
     return dataclasses.replace(made.result, seconds=seconds, notes=(*made.result.notes, *lost))

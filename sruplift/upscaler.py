@@ -56,7 +56,8 @@ class UpscaleOptions:
     ``scale``, ``width``, ``height``, ``max_side``, ``megapixels`` and ``only_if_smaller`` are as in
     ``sizes.Target``. ``alpha``: transparency is resized ("bleed"), goes through the network
     ("net"), or is dropped; ``background`` is the colour that shows through where the target has
-    no transparency. ``provenance``: whether a file says how it was made.
+    no transparency. ``provenance``: whether a file says how it was made. ``compare``: a file for
+    a sheet that shows bicubic beside the result.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -82,6 +83,7 @@ class UpscaleOptions:
     quality: int | None = None
     provenance: bool = True
     verify_seams: bool = False
+    compare: str | Path | None = None
 
     def __post_init__(self) -> None:
         self.target()
@@ -253,7 +255,7 @@ class Upscaler:
         top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
         middle = _as_tensor(image.pixels)[top : top + CROP, left : left + CROP]
         rgb = _unit_range(_planes(middle)).expand(-1, 3, -1, -1)
-        return verify_seams(self.engine, rgb, *self._tiles())
+        return verify_seams(self.engine, rgb, *self.tiles())
 
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
         options = self.options
@@ -330,18 +332,18 @@ class Upscaler:
     def _bands(self, source: Rows, way: Route, folder: Path | None, work: _Work) -> Iterator[Band]:
         """``source`` through the networks of ``way``, in bands of the final size."""
         for index, scale in enumerate(way.scales[:-1]):
-            bands = self.engine_for(scale).bands(source, *self._tiles(), work.of(index))
+            bands = self.engine_for(scale).bands(source, *self.tiles(), work.of(index))
             source = _stored(bands, source.height * scale, source.width * scale, folder)
         last: Iterator[Band] = _plain_bands(source)
         if way.scales:
             engine = self.engine_for(way.scales[-1])
-            last = engine.bands(source, *self._tiles(), work.of(len(way.scales) - 1))
+            last = engine.bands(source, *self.tiles(), work.of(len(way.scales) - 1))
         if way.resized:
             height = source.height * (way.scales[-1] if way.scales else 1)
             last = _resized_bands(last, height, way.size)
         return last
 
-    def _tiles(self) -> tuple[int | None, int | None]:
+    def tiles(self) -> tuple[int | None, int | None]:
         """The tile and the overlap that were asked for, None for "auto"."""
         options = self.options
         return (

@@ -24,8 +24,6 @@ INTERPRETATIONS = {
     ("ushort", 1): "grey16",
     ("ushort", 3): "rgb16",
 }
-# A TIFF's tag ExtraSamples: the colours are multiplied with alpha already.
-PREMULTIPLIED = (1,)
 
 
 @functools.cache
@@ -44,16 +42,16 @@ def decode(
     folder: Path | None,
     orient: Callable[[NDArray[Any]], NDArray[Any]] = lambda upright: upright,
     transposed: bool = False,
-    premultiplied: bool = False,
 ) -> NDArray[Any]:
     """The pixels of an image file as (H, W, C), uint8 or uint16, row by row.
+
+    Colours that a TIFF has multiplied with alpha are divided again, by libvips (from 8.18 on).
 
     Args:
         path: PNG, TIFF, JPEG, WebP or AVIF.
         folder: where a large array may be mapped, as in ``new_array``.
         orient: from the upright array to a view of it that lies as the file's pixels do.
         transposed: whether ``orient`` exchanges height and width.
-        premultiplied: whether the file's colours are multiplied with alpha.
 
     Raises:
         ImageError: damaged pixels, or of another type; the sentence does not name the file.
@@ -62,8 +60,6 @@ def decode(
     vips = _vips()
     try:
         image = _opened(path)
-        if premultiplied:
-            image = image.unpremultiply().cast(image.format)
         if image.format not in DTYPES or not 1 <= image.bands <= 4:
             raise ImageError(f"{image.bands} channels of type {image.format} are not supported")
         size = (image.width, image.height) if transposed else (image.height, image.width)

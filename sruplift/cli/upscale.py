@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -29,106 +29,50 @@ from sruplift.files import Failure, Found, Job, Skipped, shown
 from sruplift.outputs import TEMPLATE, Naming, plan_jobs
 from sruplift.pipes import PIPE, STDIN, STDOUT, check_stdout, receive, send
 from sruplift.report import Report, parameters_of
+from sruplift.sizes import DEFAULT_SCALE, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sruplift.estimate import Estimate
     from sruplift.upscale import UpscaleResult
     from sruplift.upscaler import Upscaler
 
 TERMINATED = 128 + 15  # As a shell tells that SIGTERM ended a program.
 
-Inputs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="INPUT",
-        help="Images, folders of images, patterns such as 'a/**/*.jpg'; - is stdin.",
-    ),
-]
-FromFile = Annotated[
-    str | None,
-    typer.Option(
-        "--from-file", metavar="LIST|-", help="Also the inputs in this list: one a line, or NULs."
-    ),
-]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Folders mean their subfolders' images too.")
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE|DIR|-", help="Default: photo_pan_x4.png beside photo.png."
-    ),
-]
-OutputTemplate = Annotated[
-    str,
-    typer.Option(
-        "--output-template",
-        metavar="NAME",
-        help="How outputs are called; also {parent}, {index:03}.",
-    ),
-]
-Tile = Annotated[
-    str, typer.Option("--tile", metavar="auto|N", help="Edge of a tile in input pixels.")
-]
-Overlap = Annotated[
-    str, typer.Option("--overlap", metavar="auto|N", help="Input pixels that tiles share.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
-]
-ReportFile = Annotated[
-    str | None,
-    typer.Option("--report", metavar="FILE|-", help="Append a line of JSON for each input."),
-]
-Resume = Annotated[
-    str | None,
-    typer.Option(
-        "--resume",
-        metavar="FILE",
-        help="Leave out what is done by this report, and append to it.",
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option("--max-pixels", min=1, help="Read images of up to this many pixels."),
-]
-Quality = Annotated[
-    int | None,
-    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP and AVIF; default: high."),
-]
-Format = Annotated[
-    str | None, typer.Option("--format", help="png, jpg, webp, tiff or avif; default: as input.")
-]
-VerifySeams = Annotated[
-    bool,
-    typer.Option("--verify-seams", help="Also tell how tiles differ from the whole, on a crop."),
-]
-
 
 def command(
-    inputs: Inputs = None,
-    from_file: FromFile = None,
-    recursive: Recursive = False,
-    output: Output = None,
-    output_template: OutputTemplate = TEMPLATE,
+    inputs: options.Inputs = None,
+    from_file: options.FromFile = None,
+    recursive: options.Recursive = False,
+    output: options.Output = None,
+    output_template: options.OutputTemplate = TEMPLATE,
     model: options.Model = "pan",
-    scale: options.Scale = 4,
+    scale: options.AnyScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    max_side: options.MaxSide = None,
+    megapixels: options.Megapixels = None,
+    only_if_smaller: options.OnlyIfSmaller = False,
     weights: options.Weights = None,
-    tile: Tile = "auto",
-    overlap: Overlap = "auto",
+    tile: options.Tile = "auto",
+    overlap: options.Overlap = "auto",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    overwrite: Overwrite = False,
-    skip_existing: SkipExisting = False,
-    report: ReportFile = None,
-    resume: Resume = None,
-    max_pixels: MaxPixels = None,
-    quality: Quality = None,
-    image_format: Format = None,
-    verify_seams: VerifySeams = False,
+    overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
+    report: options.ReportFile = None,
+    resume: options.Resume = None,
+    max_pixels: options.MaxPixels = None,
+    quality: options.Quality = None,
+    image_format: options.Format = None,
+    verify_seams: options.VerifySeams = False,
     self_ensemble: options.SelfEnsemble = False,
+    alpha: options.Alpha = "bleed",
+    background: options.Background = "white",
+    provenance: options.Provenance = True,
+    compare: options.Compare = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Enlarge images.
 
@@ -136,9 +80,12 @@ def command(
     """
     from rich.console import Console
 
+    target = Target(scale, width, height, max_side, megapixels, only_if_smaller)
+    if target == Target(only_if_smaller=only_if_smaller):
+        target = dataclasses.replace(target, scale=DEFAULT_SCALE)
     suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
     batch = BatchOptions(
-        naming=Naming(model, scale, suffix, output_template),
+        naming=Naming(model, target.scale, suffix, output_template, target.label),
         inputs=tuple(inputs or ()),
         from_file=from_file,
         recursive=recursive,
@@ -150,7 +97,7 @@ def command(
     )
     chosen: dict[str, Any] = {
         "model": model,
-        "scale": scale,
+        **dataclasses.asdict(target),
         "weights": weights,
         "tile_size": _auto_or_number(tile, "--tile"),
         "overlap": _auto_or_number(overlap, "--overlap"),
@@ -160,12 +107,19 @@ def command(
         "quality": quality,
         "verify_seams": verify_seams,
         "self_ensemble": self_ensemble,
+        "alpha": alpha,
+        "background": background,
+        "provenance": provenance,
+        "compare": compare,
     }
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with _terminable():
-        well = _pipe(batch, chosen, console) if batch.piped else _batch(batch, chosen, console)
+        if dry_run:
+            well = _tell(batch, chosen, console)
+        else:
+            well = _pipe(batch, chosen, console) if batch.piped else _batch(batch, chosen, console)
     if not well:
         raise typer.Exit(1)
 
@@ -196,9 +150,45 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
-    """Do all that is meant; whether all went well."""
+def _tell(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+    """Say on stdout what would be done; whether all inputs can be read."""
+    from sruplift.estimate import Estimate, estimates
+
+    if batch.piped:
+        raise UsageError("--dry-run needs files: what comes through a pipe is not known yet")
+    items, upscaler, _ = _plan(batch, chosen, console)
+    count, seconds, well = 0, 0.0, True
+    for each in estimates(items, upscaler):
+        if isinstance(each, Estimate):
+            count += 1
+            seconds += each.seconds
+            typer.echo(_estimate_line(each))
+        else:
+            well = well and not isinstance(each, Failure)
+            for line in _lines(each):
+                console.print(line, markup=False)
+    typer.echo(f"{count} to do, about {seconds:.0f} s")
+    return well
+
+
+def _estimate_line(each: Estimate) -> str:
+    (height, width), (new_height, new_width) = each.input_size, each.output_size
+    steps = " then ".join(f"x{scale}" for scale in each.scales) or "no network"
+    tiles = "1 tile" if each.tiles == 1 else f"{each.tiles} tiles"
+    return (
+        f"{shown(each.job.source)} {width}x{height} -> {shown(each.job.destination)}"
+        f" {new_width}x{new_height}, {steps}, {tiles}, about {each.seconds:.1f} s and"
+        f" {each.memory / 1e9:.1f} GB"
+    )
+
+
+def _plan(
+    batch: BatchOptions, chosen: dict[str, Any], console: Console
+) -> tuple[list[Item], Upscaler | None, dict[str, Any] | None]:
+    """What is left to do, with what, and the parameters for the report if there is one."""
     jobs = plan_batch(batch)
+    if chosen["compare"] is not None and len(jobs) != 1:
+        raise UsageError(f"--compare is for one image, not {len(jobs)}")
     reported = batch.report is not None or batch.resume is not None
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):
@@ -207,8 +197,14 @@ def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> boo
     items = left_to_do(jobs, batch, parameters)
     if upscaler is None and any(isinstance(item, Job) for item in items):
         upscaler = _load(chosen, console)
+    return items, upscaler, parameters
+
+
+def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+    """Do all that is meant; whether all went well."""
+    items, upscaler, parameters = _plan(batch, chosen, console)
     items = prepare(items, batch)
-    if not reported:
+    if batch.report is None and batch.resume is None:
         return _run(items, upscaler, None, console)
     with Report(batch.report_path, parameters) as report:
         return _run(items, upscaler, report, console)
