@@ -208,7 +208,7 @@ def test_record_enters_what_was_measured_with_these_bytes(trained: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("release")
-def test_packing_again_keeps_measurements_of_the_same_bytes_only(
+def test_packing_again_keeps_measurements_of_the_same_tensors_only(
     trained: Path, tmp_path: Path
 ) -> None:
     done("pack", trained, *FACTS)
@@ -219,7 +219,31 @@ def test_packing_again_keeps_measurements_of_the_same_bytes_only(
     done("pack", trained, *FACTS, "--iterations", "900")
     changed = read_manifest().find("pan", 3)
     assert changed.sha256 != first.sha256
-    assert changed.metrics == {}
+    assert changed.metrics.keys() == {"Set5"}
+    torch.manual_seed(2)
+    state_dict = create_model("pan", 3).state_dict()
+    save_weights(
+        trained / "best.safetensors", state_dict, model="pan", scale=3, metadata={"iterations": 9}
+    )
+    done("pack", trained, *FACTS)
+    assert read_manifest().find("pan", 3).metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [("pan_x2", "pan_x2"), ("random", "random"), ("/home/me/runs/a/best.safetensors", None)],
+)
+def test_a_packed_file_names_no_place_on_a_machine(
+    release: Release, trained: Path, init: str, expected: str | None
+) -> None:
+    path = trained / "best.safetensors"
+    found = identify(path)
+    metadata = {**found.metadata, "init": init}
+    save_weights(path, found.tensors, model="pan", scale=3, metadata=metadata)
+    done("pack", trained, *FACTS)
+    packed = release.entry.bundled_path.with_name("pan_x3.safetensors")
+    assert identify(packed).metadata["init"] == (expected or "an earlier run")
+    assert b"/home/me" not in packed.read_bytes()
 
 
 @pytest.mark.usefixtures("release")
