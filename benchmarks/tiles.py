@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sruplift.datasets import read_hr
-from sruplift.upscale import Upscaler
+from sruplift.upscaler import Upscaler
 
 
 def enlarge(options: argparse.Namespace, image: Tensor, tile: int | str, overlap: int) -> Tensor:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sruplift.models import create_model as create_model
-    from sruplift.upscale import Upscaler as Upscaler
+    from sruplift.upscaler import Upscaler as Upscaler
     from sruplift.weights import load_model as load_model
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import sruplift` and `sruplift --help` do not import torch.
-# The function `upscale` stays in its module, whose name would hide it here once it is loaded.
+# The function `upscale` stays in its module: the module `upscale` would hide it here once loaded.
 _LAZY = {
-    "Upscaler": "sruplift.upscale",
+    "Upscaler": "sruplift.upscaler",
     "create_model": "sruplift.models",
     "load_model": "sruplift.weights",
 }

@@ -45,6 +45,9 @@ def _halve(image: Tensor) -> Tensor:
     return F.avg_pool2d(image, 2, ceil_mode=True, count_include_pad=False)
 
 
-def composite(image: Tensor, alpha: Tensor, background: float = 1.0) -> Tensor:
-    """``image`` (B, C, H, W) seen through ``alpha`` (B, 1, H, W) before a grey ``background``."""
+def composite(image: Tensor, alpha: Tensor, background: Tensor | float = 1.0) -> Tensor:
+    """``image`` (B, C, H, W) seen through ``alpha`` (B, 1, H, W) before a ``background``.
+
+    ``background`` is a grey, or a colour as (C', 1, 1).
+    """
     return background + (image - background) * alpha

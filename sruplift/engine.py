@@ -18,7 +18,9 @@ from sruplift.tiling import (
     DEFAULT_OVERLAP,
     RAMP,
     Band,
+    Rows,
     TileFunction,
+    TilePlan,
     even_tile,
     plan_tiles,
     run_tiled,
@@ -35,6 +37,9 @@ SMALLEST_TILE = 32
 BLACK = 0.5 / 255
 # Share of the free memory that a tile may fill.
 MEMORY_SHARE = 0.5
+# A row of tiles is put together in float32; of its result, so many bytes. Below as many rows as
+# tiles share it is not cut: there would be more overlap than picture.
+STRIP_BYTES = 160 * 1024**2
 # Bytes at the worst moment for each LR and each output pixel in fp32, and half precision's share
 # of them. Measured with PAN, CPU: x2, x3, x4 take 1,640, 3,070, 5,460 bytes for an LR pixel in fp32
 # and 1,140, 1,590, 2,780 in bf16. ``InputNeeds.memory`` is the ratio of other networks' measurement
@@ -108,9 +113,9 @@ class Engine:
 
     def bands(
         self,
-        image: Tensor,
-        tile_size: int | None,
-        overlap: int | None,
+        image: Tensor | Rows,
+        tile_size: int | None = None,
+        overlap: int | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Iterator[Band]:
         """The enlarged image, in bands of finished rows.
@@ -119,7 +124,7 @@ class Engine:
         row that is not finished.
 
         Args:
-            image: (1, 3, H, W) float32 in [0, 1], in main memory.
+            image: (1, 3, H, W) float32 in [0, 1], in main memory, or its rows.
             tile_size: edge of a tile, LR pixels; ``None`` chooses.
             overlap: LR pixels that neighbours share; ``None`` is what the network needs.
             progress: is told the share that is done, from 0 to 1, after every tile.
@@ -128,13 +133,13 @@ class Engine:
             NumericalError: from ``run``, with the tile's place.
             SrupliftError: not even the smallest tile fits the device's memory.
         """
-        height, width = image.shape[-2:]
+        source = Rows.of(image) if isinstance(image, Tensor) else image
+        height, width = source.height, source.width
         if overlap is None:
             overlap = self.default_overlap(tile_size)
-        shape = self.choose_tile(height, width, overlap) if tile_size is None else (tile_size,) * 2
+        plan = self.plan(source, tile_size, overlap)
         done = 0
         while done < height * self.scale:
-            plan = plan_tiles(height, width, shape, overlap, self._ramp(overlap), self.needs.grid)
             rows = sum(row.kept.stop * self.scale > done for row in plan.rows)
             started = done / (height * self.scale)
 
@@ -143,7 +148,7 @@ class Engine:
 
             fn = _counted(run, rows * len(plan.columns), started, progress)
             try:
-                for band in run_tiled(fn, image, plan, self.scale, first_row=done):
+                for band in run_tiled(fn, source, plan, self.scale, first_row=done):
                     yield band
                     done = band.top + band.pixels.shape[-2]
             except (RuntimeError, MemoryError) as error:
@@ -153,7 +158,21 @@ class Engine:
             else:
                 return
             # Outside the handler: the exception kept the failed tile's tensors alive.
-            shape = self._smaller(tried, overlap)
+            plan = self._plan(source, self._smaller(tried, overlap), overlap)
+
+    def plan(
+        self, source: Rows, tile_size: int | None = None, overlap: int | None = None
+    ) -> TilePlan:
+        """The tiles of an image, with ``tile_size`` and ``overlap`` as in ``bands``."""
+        if overlap is None:
+            overlap = self.default_overlap(tile_size)
+        if tile_size is not None:
+            return self._plan(source, (tile_size, tile_size), overlap)
+        return self._plan(source, self.choose_tile(source.height, source.width, overlap), overlap)
+
+    def _plan(self, source: Rows, shape: tuple[int, int], overlap: int) -> TilePlan:
+        ramp, grid = self._ramp(overlap), self.needs.grid
+        return plan_tiles(source.height, source.width, shape, overlap, ramp, grid)
 
     def default_overlap(self, tile_size: int | None = None) -> int:
         """What makes tiles equal the whole image, if the network says how far it looks.
@@ -180,14 +199,14 @@ class Engine:
             self.device, self.precision, self.scale, self.needs.memory
         )
         longest = self.needs.largest_tile or max(height, width)
-        if height * width <= pixels and max(height, width) <= longest:
+        highest = max(STRIP_BYTES // (12 * width * self.scale**2), overlap) + overlap
+        if height * width <= pixels and max(height, width) <= longest and height <= highest:
             return height, width
         edge = max(int(pixels**0.5), SMALLEST_TILE, 2 * overlap)
         # A strip that is narrower than a tile may be cut into longer ones.
-        return (
-            even_tile(height, min(max(edge, pixels // width), longest), overlap),
-            even_tile(width, min(max(edge, pixels // height), longest), overlap),
-        )
+        rows = min(max(edge, pixels // width), longest, max(highest, SMALLEST_TILE))
+        columns = min(max(edge, pixels // min(rows, height)), longest)
+        return even_tile(height, rows, overlap), even_tile(width, columns, overlap)
 
     def _smaller(self, shape: tuple[int, int], overlap: int) -> tuple[int, int]:
         """``shape`` with its longer side halved; later images begin with no more pixels."""
@@ -279,11 +298,19 @@ def largest_tile(device: torch.device, precision: str, scale: int, memory: float
 
     ``memory`` is as in ``InputNeeds``.
     """
-    cost = memory * (BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2)
-    if precision != "fp32":
-        cost *= HALF_PRECISION_SHARE
+    cost = _bytes_per_pixel(precision, scale, memory)
     pixels = int(available_memory(device) * MEMORY_SHARE / cost)
     return max(min(pixels, LARGEST_TILE[device.type]), SMALLEST_TILE**2)
+
+
+def bytes_per_pixel(engine: Engine) -> float:
+    """About how many bytes an engine's network takes for each LR pixel of a tile."""
+    return _bytes_per_pixel(engine.precision, engine.scale, engine.needs.memory)
+
+
+def _bytes_per_pixel(precision: str, scale: int, memory: float) -> float:
+    cost = memory * (BYTES_PER_LR_PIXEL + BYTES_PER_OUTPUT_PIXEL * scale**2)
+    return cost if precision == "fp32" else cost * HALF_PRECISION_SHARE
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -29,6 +29,10 @@ class ImageError(SrupliftError):
     """An image that cannot be read, processed or written."""
 
 
+class ReportError(SrupliftError):
+    """A report of a batch that cannot be written."""
+
+
 class DatasetError(SrupliftError):
     """A data set that cannot be found, downloaded or used."""
 

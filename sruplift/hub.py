@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, through its own client; what goes wrong becomes one sentence.
+"""The Hugging Face Hub, through its own client; what goes wrong becomes one sentence.
 
 ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_HUB_CACHE`` are honoured at the time of
 the call: the client alone reads them once, when it is first imported.
@@ -39,7 +39,7 @@ def download(
             raise error(f"{filename} of {repo} is not in the cache, and HF_HUB_OFFLINE is set")
         return path
     try:
-        with _quiet_retries():
+        with quiet_retries():
             return Path(
                 hf_hub_download(
                     repo,
@@ -47,7 +47,7 @@ def download(
                     repo_type=repo_type,
                     revision=revision,
                     cache_dir=_cache_folder(),
-                    endpoint=_endpoint(),
+                    endpoint=endpoint(),
                     library_name="sruplift",
                 )
             )
@@ -55,7 +55,7 @@ def download(
     # between its versions: no narrower list would be complete.
     except Exception as cause:
         where = f"{repo}@{revision}" if revision else repo
-        raise error(f"cannot download {filename} from {where}: {_reason(cause)}") from cause
+        raise error(f"cannot download {filename} from {where}: {reason(cause)}") from cause
 
 
 def cached(
@@ -96,7 +96,7 @@ def offline() -> bool:
 
 
 @contextmanager
-def _quiet_retries() -> Iterator[None]:
+def quiet_retries() -> Iterator[None]:
     """Keep the client from logging two lines for every attempt: the last failure is told once.
 
     ``HF_HUB_VERBOSITY`` or ``HF_DEBUG`` bring the lines back.
@@ -111,7 +111,8 @@ def _quiet_retries() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
+    """The Hub's address by ``HF_ENDPOINT`` as it is now; None leaves it to the client."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
@@ -124,8 +125,8 @@ def _cache_folder() -> Path | None:
     return None
 
 
-def _reason(cause: BaseException) -> str:
-    """Why a download failed, in one clause. The client often wraps the real reason."""
+def reason(cause: BaseException) -> str:
+    """Why a request failed, in one clause. The client often wraps the real reason."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -136,7 +137,7 @@ def _reason(cause: BaseException) -> str:
     )
 
     if isinstance(cause, LocalEntryNotFoundError) and cause.__cause__ is not None:
-        return _reason(cause.__cause__)
+        return reason(cause.__cause__)
     if isinstance(cause, GatedRepoError):
         return "the repository asks for permission (see `hf auth login`)"
     if isinstance(cause, RepositoryNotFoundError):
@@ -147,9 +148,9 @@ def _reason(cause: BaseException) -> str:
         return "the repository has no such file"
     if isinstance(cause, HfHubHTTPError):
         return f"the Hub answered {cause.response.status_code}"
-    if type(cause).__name__ in {"ConnectError", "ConnectTimeout", "ReadTimeout"}:
+    if type(cause).__name__ in {"ConnectError", "ConnectTimeout", "ReadTimeout", "WriteTimeout"}:
         return f"the Hub cannot be reached ({_first_line(cause)})"
-    if type(cause).__name__ in {"RemoteProtocolError", "ReadError"}:
+    if type(cause).__name__ in {"RemoteProtocolError", "ReadError", "WriteError"}:
         return f"the Hub broke off ({_first_line(cause)})"
     return _first_line(cause)
 

@@ -1,51 +1,64 @@
-"""Image files to pixels and back, with all that must survive: alpha, profile, EXIF, depth.
+"""Image files to pixels and back, with all that must survive: alpha, profile, EXIF, XMP, depth.
 
 Pixels stay in the file's own colour space and its profile goes with them untouched: a trip through
-sRGB in 8 bits would clip every colour that a wide-gamut camera saw and a small screen cannot show.
-Only what networks do not understand is converted: CMYK and palettes.
+sRGB would clip every colour that a wide-gamut camera saw and a small screen cannot show. Only what
+networks do not understand is converted: CMYK and palettes.
+
+Pillow reads and writes what it can hold; libvips does 16 bits of colour, and what is too large to
+be in memory twice.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import os
-import secrets
-import stat
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps, PngImagePlugin
 
+from sruplift import store, vips
+from sruplift.decoding import (
+    MAX_PIXELS,
+    check_size,
+    collected_warnings,
+    count_frames,
+    decode,
+    open_picture,
+    opened,
+    sentence,
+    unreadable,
+)
 from sruplift.errors import ImageError
-from sruplift.files import READABLE, WRITABLE, check_suffix, is_folder, reason, shown
+from sruplift.files import WRITABLE, shown
 from sruplift.metadata import (
     has_folders,
     open_profile,
     portable_exif,
+    raw_xmp,
     resolution,
     sized_exif,
     stored_bits,
     to_srgb,
 )
+from sruplift.outfile import check_destination, new_file
+from sruplift.xmp import sized_xmp, upright_xmp
 
-# Pillow's own limit against decompression bombs: 256 MiB of RGB.
-MAX_PIXELS = 89_478_485
 HEADER_BYTES = 65_536
-FORMATS = tuple(dict.fromkeys(READABLE.values()))
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF"))
+HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 HOLDS_16_BITS = frozenset(("PNG", "TIFF"))
-LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
-# Pillow's limit and Python's warning filters belong to the whole process.
-_PILLOW = threading.Lock()
+LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
+# What fits a JPEG's segments (ITU-T T.81, B.1.1.4, less the identifiers), bytes.
+JPEG_SEGMENT = {"exif": 65_527, "xmp": 65_502}
+# Formats that libvips decodes, and Pillow's modes of which it makes the same pixels.
+STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
+PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
+DEEP = {"PNG", "TIFF"}
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -54,51 +67,76 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 class Image:
     """Upright pixels and what goes with them.
 
-    ``pixels`` is (H, W, C), uint8 or uint16, C = 1 (grey) or 3 (RGB); ``alpha`` is (H, W) of the
-    same dtype, not multiplied into the pixels. ``exif`` says orientation 1; ``dpi`` is (x, y).
-    ``notes`` are sentences about what could not be kept.
+    ``array`` is (H, W, C), uint8 or uint16; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA),
+    alpha not multiplied into the colours. ``exif`` and ``xmp`` say orientation 1; ``dpi`` is
+    (x, y). ``notes`` are sentences about what could not be kept.
     """
 
-    pixels: Pixels
-    alpha: Pixels | None = None
+    array: Pixels
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def colours(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return 1 if self.array.shape[2] < 3 else 3
+
+    @property
+    def pixels(self) -> Pixels:
+        """The colours, (H, W, 1 or 3), a view."""
+        return self.array[..., : self.colours]
+
+    @property
+    def alpha(self) -> Pixels | None:
+        """(H, W), a view, or None."""
+        return self.array[..., self.colours] if self.array.shape[2] > self.colours else None
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Read a still image: PNG, JPEG, WebP, TIFF, AVIF, BMP or GIF, by content.
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None = None) -> Image:
+    """Read a still image: PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF or HEIC, by content.
+
+    Args:
+        path: the file.
+        max_pixels: refuse images of more.
+        folder: where pixels may be mapped that are too many for the memory (``store``).
 
     Raises:
         ImageError: it is missing, unreadable, damaged, animated, of more than ``max_pixels``, or
             in a format or a pixel type that is not supported. The sentence names the file.
     """
-    with _opened(path) as file, _PILLOW, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        header = file.read(HEADER_BYTES)
-        if not header:
-            raise _unreadable(path, "the file is empty")
+    notes: list[str] = []
+    with opened(path) as file, collected_warnings(notes):
+        head = file.read(HEADER_BYTES)
+        if not head:
+            raise unreadable(path, "the file is empty")
         file.seek(0)
-        picture = _open_picture(path, file, max_pixels)
-        exif, notes = _read_exif_and_decode(path, picture)
-        bits = stored_bits(header, picture)
-    notes += [f"{_sentence(warning.message)}" for warning in caught]
+        if head.startswith((b"II", b"MM")) and _only_vips_knows(file):
+            return _read_deep_tiff(path, max_pixels, folder)
+        picture = open_picture(path, file, max_pixels)
+        frames = count_frames(path, picture)
+        if frames > 1:
+            what = "pages" if picture.format == "TIFF" else "frames"
+            raise unreadable(path, f"it has {frames} {what}; only single images are supported")
+        bits = stored_bits(head, picture)
+        if _is_for_vips(picture, bits):
+            return _read_by_vips(path, picture, folder)
+        exif, xmp = _read_metadata_and_decode(path, picture, notes)
     if bits > 8 and not picture.mode.startswith("I"):
         notes.append(f"the file has {bits} bits per channel, of which 8 are kept")
     upright = ImageOps.exif_transpose(picture)
     try:
         image = from_pillow(upright)
     except ImageError as error:
-        raise _unreadable(path, str(error)) from error
-    return Image(
-        image.pixels, image.alpha, image.icc_profile, exif, image.dpi, (*notes, *image.notes)
-    )
+        raise unreadable(path, str(error)) from error
+    return dataclasses.replace(image, exif=exif, xmp=xmp, notes=(*notes, *image.notes))
 
 
 def from_pillow(picture: Pillow.Image) -> Image:
@@ -111,11 +149,7 @@ def from_pillow(picture: Pillow.Image) -> Image:
     """
     notes: list[str] = []
     mode = _plain_mode(picture)
-    icc = picture.info.get("icc_profile") or None
-    profile = open_profile(icc, _profile_mode(picture.mode)) if icc else None
-    if icc and profile is None:
-        notes.append("the colour profile is damaged or of another colour space: it is dropped")
-        icc = None
+    icc, profile = _profile(picture.info.get("icc_profile"), _profile_mode(picture.mode), notes)
     if picture.mode == "CMYK":
         if profile is None:
             notes.append("CMYK without a usable colour profile: the colours are approximate")
@@ -123,13 +157,11 @@ def from_pillow(picture: Pillow.Image) -> Image:
         icc = None
     elif picture.mode != mode and not mode.startswith("I;16"):
         picture = picture.convert(mode)
-    array = np.asarray(picture)
+    array = np.array(picture)
     if mode.startswith("I;16"):
         array = array.astype(np.uint16)
     array = array.reshape(*array.shape[:2], -1)
-    colours = 3 if array.shape[2] >= 3 else 1
-    alpha = array[..., colours] if array.shape[2] > colours else None
-    return Image(array[..., :colours], alpha, icc, None, resolution(picture.info), tuple(notes))
+    return Image(array, icc, dpi=resolution(picture.info), notes=tuple(notes))
 
 
 def to_pillow(image: Image) -> Pillow.Image:
@@ -138,11 +170,9 @@ def to_pillow(image: Image) -> Pillow.Image:
     Raises:
         ImageError: 16 bits with colour or alpha, which Pillow cannot hold.
     """
-    array = image.pixels
-    if image.alpha is not None:
-        array = np.concatenate([array, image.alpha[..., None]], axis=2)
+    array = image.array
     if array.dtype == np.uint16 and array.shape[2] > 1:
-        raise ImageError("16 bits per channel can only be written for grey without alpha")
+        raise ImageError("Pillow holds 16 bits per channel only of grey without alpha")
     picture = Pillow.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     if image.icc_profile:
         picture.info["icc_profile"] = image.icc_profile
@@ -153,7 +183,7 @@ def to_pillow(image: Image) -> Pillow.Image:
 
 def write_image(
     path: Path, image: Image, *, quality: int | None = None, overwrite: bool = False
-) -> None:
+) -> tuple[str, ...]:
     """Write ``image`` in the format of ``path``'s suffix, whole or not at all.
 
     Args:
@@ -162,38 +192,60 @@ def write_image(
         quality: 1 to 100, for JPEG, WebP and AVIF; ``None`` is high.
         overwrite: replace a file that exists.
 
+    Returns:
+        Sentences about what the format could not hold.
+
     Raises:
         ImageError: the file exists, cannot be written, or the format cannot hold the image.
         UsageError: the suffix is not one of a format that can be written.
     """
     check_destination(path, overwrite)
     kind = WRITABLE[path.suffix.lower()]
-    if image.alpha is not None and kind not in HOLDS_ALPHA:
-        raise ImageError(f"cannot write {shown(path)}: {kind} has no transparency")
-    if max(image.size) > LARGEST_SIDE.get(kind, max(image.size)):
-        raise ImageError(
-            f"cannot write {shown(path)}: {kind} holds at most {LARGEST_SIDE[kind]} pixels a "
-            f"side, this has {image.size[1]}x{image.size[0]}"
-        )
-    _write_file(path, _encode(path, image, kind, quality), overwrite)
+    check_holds(path, kind, image)
+    sized = dataclasses.replace(
+        image,
+        exif=sized_exif(image.exif, *image.size) if image.exif else None,
+        xmp=sized_xmp(image.xmp, *image.size) if image.xmp else None,
+        notes=(),
+    )
+    sized = _without_what_does_not_fit(sized, kind)
+    with new_file(path, overwrite) as temporary:
+        try:
+            if _needs_vips(sized):
+                sized = _write_by_vips(temporary, sized, kind, quality)
+            else:
+                temporary.write_bytes(_encode(sized, kind, quality))
+        except OSError:
+            raise
+        except Exception as error:  # Encoders raise nearly everything.
+            raise ImageError(f"cannot write {shown(path)}: {sentence(error)}") from error
+    return sized.notes
 
 
-def check_destination(path: Path, overwrite: bool) -> None:
-    """Refuse early what ``write_image`` would refuse late.
+def check_holds(path: Path, kind: str, image: Image) -> None:
+    """Refuse what the format cannot hold.
 
     Raises:
-        ImageError: the file exists and may not be replaced, or its folder cannot be written to.
-        UsageError: the suffix is not one of a format that can be written.
+        ImageError: transparency, 16 bits or a side that ``kind`` does not have.
     """
-    check_suffix(path.suffix, path)
-    if is_folder(path):
-        raise ImageError(f"cannot write {shown(path)}: it is a folder")
-    if not overwrite and os.path.lexists(path):
-        raise ImageError(f"{shown(path)} exists (--overwrite replaces it)")
-    if not is_folder(path.parent):
-        raise ImageError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ImageError(f"cannot write {shown(path)}: the folder is read-only")
+    if image.alpha is not None and kind not in HOLDS_ALPHA:
+        raise ImageError(f"cannot write {shown(path)}: {kind} has no transparency")
+    if image.array.dtype == np.uint16 and kind not in HOLDS_16_BITS:
+        raise ImageError(f"cannot write {shown(path)}: {kind} has no 16 bits per channel")
+    check_side(path, kind, *image.size)
+
+
+def check_side(path: Path, kind: str, height: int, width: int) -> None:
+    """Refuse an image larger than the format can hold.
+
+    Raises:
+        ImageError: with the largest side of ``kind``.
+    """
+    if max(height, width) > LARGEST_SIDE.get(kind, max(height, width)):
+        raise ImageError(
+            f"cannot write {shown(path)}: {kind} holds at most {LARGEST_SIDE[kind]} pixels a "
+            f"side, this has {width}x{height}"
+        )
 
 
 def holds_alpha(path: Path) -> bool:
@@ -204,84 +256,133 @@ def holds_alpha(path: Path) -> bool:
 def output_dtype(path: Path, image: Image) -> np.dtype[Any]:
     """The deepest pixels that the format of ``path`` holds of an image such as ``image``."""
     deep = WRITABLE[path.suffix.lower()] in HOLDS_16_BITS
-    plain_grey = image.pixels.shape[2] == 1 and image.alpha is None
-    return image.pixels.dtype if deep and plain_grey else np.dtype(np.uint8)
+    return image.array.dtype if deep else np.dtype(np.uint8)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """``path`` for reading, if it is a regular file: a pipe would wait for ever."""
+# ---- Reading
+
+
+def _is_for_vips(picture: Pillow.Image, bits: int) -> bool:
+    """Whether libvips decodes it: deeper than Pillow can hold, or too large for the memory."""
+    if bits > 8 and picture.format in DEEP and picture.mode in (*PLAIN_MODES, "I;16"):
+        return picture.mode != "I;16" or picture.has_transparency_data
+    size = picture.width * picture.height * len(picture.getbands())
+    plain = picture.mode in PLAIN_MODES and not (
+        picture.mode in ("L", "RGB") and picture.has_transparency_data
+    )
+    return plain and size > store.IN_MEMORY and picture.format in STREAMED
+
+
+def _read_by_vips(path: Path, picture: Pillow.Image, folder: Path | None) -> Image:
+    notes: list[str] = []
+    facts = vips.header(path)
+    kind = "L" if facts["bands"] < 3 else "RGB"
+    icc, _ = _profile(facts["icc"], kind, notes)
+    if picture.format == "PNG":  # Pillow would decode the pixels to find what lies behind them.
+        exif = _exif(facts["exif"], notes)
+        xmp = facts["xmp"]
+    else:
+        exif, xmp = _metadata(picture, notes)
+    orientation = int(facts["orientation"])
     try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise _unreadable(path, "it is a folder")
-        if not stat.S_ISREG(kind):
-            raise _unreadable(path, "it is not a regular file")
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise _unreadable(path, "there is no such file") from error
-    except (OSError, ValueError) as error:
-        text = reason(error) if isinstance(error, OSError) else str(error)
-        raise _unreadable(path, text) from error
-    with file:
-        yield file
-
-
-def _open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
-    """The file's header as Pillow understands it, checked; no pixels yet."""
-    limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
-    try:
-        picture = Pillow.open(file, formats=FORMATS)
-        frames = getattr(picture, "n_frames", 1)
-    except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise _unreadable(path, f"it is not an image that can be read ({known})") from error
-    except Exception as error:  # Decoders raise nearly everything.
-        raise _unreadable(path, f"the file is damaged ({_sentence(error)})") from error
-    finally:
-        Pillow.MAX_IMAGE_PIXELS = limit
-    pixels = picture.width * picture.height
-    if pixels > max_pixels:
-        raise _unreadable(
+        array = vips.decode(
             path,
-            f"{picture.width}x{picture.height} are {pixels:,} pixels, more than the limit of "
-            f"{max_pixels:,} (--max-pixels allows more)",
+            folder,
+            lambda upright: _stored_view(upright, orientation),
+            transposed=orientation > 4,
         )
-    # A camera's MPO is a JPEG with a preview or a gain map behind it.
-    if frames > 1 and picture.format != "MPO":
-        what = "pages" if picture.format == "TIFF" else "frames"
-        raise _unreadable(path, f"it has {frames} {what}; only single images are supported")
-    return picture
+    except ImageError as error:
+        raise unreadable(path, str(error)) from error
+    except OSError as error:
+        raise unreadable(path, f"no room for its pixels ({sentence(error)})") from error
+    xmp = upright_xmp(xmp) if xmp else None
+    return Image(array, icc, exif, xmp, resolution(picture.info), tuple(notes))
 
 
-def _read_exif_and_decode(path: Path, picture: Pillow.Image) -> tuple[bytes | None, list[str]]:
+def _only_vips_knows(file: Any) -> bool:
+    """Whether a TIFF is of a kind that Pillow cannot open at all, grey with alpha at 16 bits."""
+    try:
+        Pillow.open(file, formats=("TIFF",))
+    except Exception:
+        return True
+    finally:
+        file.seek(0)
+    return False
+
+
+def _read_deep_tiff(path: Path, max_pixels: int, folder: Path | None) -> Image:
+    try:
+        facts = vips.header(path)
+        check_size(path, facts["width"], facts["height"], max_pixels)
+        orientation = int(facts["orientation"])
+        array = vips.decode(
+            path,
+            folder,
+            lambda upright: _stored_view(upright, orientation),
+            transposed=orientation > 4,
+        )
+    except ImageError as error:
+        raise unreadable(path, f"it is not an image that can be read ({error})") from error
+    xmp = upright_xmp(facts["xmp"]) if facts["xmp"] else None
+    dpi = resolution({"dpi": (facts["xres"] * 25.4, facts["yres"] * 25.4)})
+    return Image(array, facts["icc"], None, xmp, dpi)
+
+
+def _stored_view(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A view of ``upright`` (H, W, C) that lies as a file's pixels do with that ``orientation``.
+
+    What is assigned to it stands upright (EXIF 2.32, tag Orientation).
+    """
+    mirrored, flipped = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    view = upright[:: -1 if flipped else 1, :: -1 if mirrored else 1]
+    return view.swapaxes(0, 1) if orientation > 4 else view
+
+
+def _read_metadata_and_decode(
+    path: Path, picture: Pillow.Image, notes: list[str]
+) -> tuple[bytes | None, bytes | None]:
     """Pillow forgets a TIFF's EXIF when it decodes and turns the pixels, so that comes before.
 
     Of a PNG, whose EXIF may lie behind the pixels, it decodes to find it, and tells only once that
     the pixels are damaged: so that comes after.
     """
     if picture.format == "TIFF":
-        exif = _read_exif(picture)
-        _decode(path, picture)
-        return exif
-    _decode(path, picture)
-    return _read_exif(picture)
+        found = _metadata(picture, notes)
+        decode(path, picture)
+        return found
+    decode(path, picture)
+    return _metadata(picture, notes)
 
 
-def _decode(path: Path, picture: Pillow.Image) -> None:
+def _metadata(picture: Pillow.Image, notes: list[str]) -> tuple[bytes | None, bytes | None]:
+    """EXIF and XMP for upright pixels."""
+    exif = None
     try:
-        picture.load()
-    except MemoryError as error:
-        raise _unreadable(path, "not enough memory") from error
-    except Exception as error:  # Decoders raise nearly everything.
-        raise _unreadable(path, f"the file is damaged ({_sentence(error)})") from error
-
-
-def _read_exif(picture: Pillow.Image) -> tuple[bytes | None, list[str]]:
-    try:
-        return portable_exif(picture.getexif()), []
+        exif = portable_exif(picture.getexif())
     except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
-        return None, ["the EXIF data is damaged: it is dropped"]
+        notes.append("the EXIF data is damaged: it is dropped")
+    xmp = raw_xmp(picture)
+    return exif, upright_xmp(xmp) if xmp else None
+
+
+def _exif(data: bytes | None, notes: list[str]) -> bytes | None:
+    if not data:
+        return None
+    exif = Pillow.Exif()
+    try:
+        exif.load(data)
+        return portable_exif(exif)
+    except Exception:  # As above.
+        notes.append("the EXIF data is damaged: it is dropped")
+        return None
+
+
+def _profile(icc: bytes | None, mode: str, notes: list[str]) -> tuple[bytes | None, Any]:
+    """The colour profile as bytes and opened, or a note that it cannot be used for ``mode``."""
+    profile = open_profile(icc, mode) if icc else None
+    if icc and profile is None:
+        notes.append("the colour profile is damaged or of another colour space: it is dropped")
+    return (None, None) if profile is None else (icc, profile)
 
 
 def _plain_mode(picture: Pillow.Image) -> str:
@@ -306,8 +407,43 @@ def _profile_mode(mode: str) -> str:
     return "CMYK" if mode == "CMYK" else "RGB"
 
 
-def _encode(path: Path, image: Image, kind: str, quality: int | None) -> bytes:
+# ---- Writing
+
+
+def _needs_vips(image: Image) -> bool:
+    deep = image.array.dtype == np.uint16 and image.array.shape[2] > 1
+    return deep or image.array.nbytes > store.IN_MEMORY
+
+
+def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> Image:
+    """``image`` as it was written."""
+    if kind == "TIFF" and image.exif:
+        note = "EXIF is not kept in a TIFF of 16 bits of colour, or one as large as this"
+        image = dataclasses.replace(image, exif=None, notes=(*image.notes, note))
+    vips.encode(
+        path,
+        image.array,
+        kind,
+        quality=QUALITY.get(kind) if quality is None else quality,
+        icc_profile=image.icc_profile,
+        exif=image.exif,
+        xmp=image.xmp,
+        dpi=image.dpi,
+    )
+    return image
+
+
+def _encode(image: Image, kind: str, quality: int | None) -> bytes:
     """The file's content. In memory, so that a disk that fills up is told from a bad image."""
+    options = encoder_options(image, kind, quality)
+    buffer = io.BytesIO()
+    picture = to_pillow(image)
+    picture.save(buffer, kind, icc_profile=image.icc_profile, **options)
+    return buffer.getvalue()
+
+
+def encoder_options(image: Image, kind: str, quality: int | None) -> dict[str, Any]:
+    """Pillow's options for writing ``image``."""
     options: dict[str, Any] = {}
     if kind in QUALITY:
         options["quality"] = QUALITY[kind] if quality is None else quality
@@ -321,38 +457,33 @@ def _encode(path: Path, image: Image, kind: str, quality: int | None) -> bytes:
         # Pillow writes EXIF's own directories only into TIFFs that it does not compress.
         options["compression"] = "tiff_adobe_deflate"
     if image.exif:
-        options["exif"] = sized_exif(image.exif, *image.size)
+        options["exif"] = image.exif
     if image.dpi:
         options["dpi"] = image.dpi
-    buffer = io.BytesIO()
-    try:
-        picture = to_pillow(image)
-        picture.save(buffer, kind, icc_profile=image.icc_profile, **options)
-    except Exception as error:  # Encoders raise nearly everything.
-        raise ImageError(f"cannot write {shown(path)}: {_sentence(error)}") from error
-    return buffer.getvalue()
+    if image.xmp:
+        _add_xmp(options, kind, image.xmp)
+    return options
 
 
-def _write_file(path: Path, data: bytes, overwrite: bool) -> None:
-    """``data`` under a temporary name in the same folder, then under its own."""
-    temporary = path.with_name(f".sruplift-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        check_destination(path, overwrite)  # It may have appeared meanwhile.
-        temporary.replace(path)
-    except OSError as error:
-        raise ImageError(f"cannot write {shown(path)}: {reason(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _add_xmp(options: dict[str, Any], kind: str, xmp: bytes) -> None:
+    if kind == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = chunks
+    elif kind == "TIFF":
+        options["tiffinfo"] = {700: xmp}
+    elif kind != "GIF":
+        options["xmp"] = xmp
 
 
-def _unreadable(path: Path, why: str) -> ImageError:
-    return ImageError(f"cannot read {shown(path)}: {why}")
-
-
-def _sentence(error: Any) -> str:
-    """An error's or a warning's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _without_what_does_not_fit(image: Image, kind: str) -> Image:
+    """``image`` less the metadata that are too long for a JPEG, with notes."""
+    if kind != "JPEG":
+        return image
+    for name, limit in JPEG_SEGMENT.items():
+        data = getattr(image, name)
+        if data and len(data) > limit:
+            note = f"the {name.upper()} data of {len(data):,} bytes do not fit a JPEG: dropped"
+            changed: dict[str, Any] = {name: None, "notes": (*image.notes, note)}
+            image = dataclasses.replace(image, **changed)
+    return image

@@ -24,6 +24,15 @@ def available_memory(device: torch.device) -> int:
     return min((limit for limit in limits if limit is not None), default=UNKNOWN)
 
 
+def resident_memory() -> int:
+    """Bytes of main memory that this process has now, as far as the system tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
 def _machine_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """``MemAvailable`` on Linux, half of the memory elsewhere, ``None`` where neither is known."""
     try:

@@ -58,6 +58,14 @@ def has_folders(exif: bytes) -> bool:
     return ExifTags.IFD.Exif in parsed or ExifTags.IFD.GPSInfo in parsed
 
 
+def raw_xmp(picture: Pillow.Image) -> bytes | None:
+    """The XMP packet of a picture that is decoded (a PNG's may lie behind its pixels)."""
+    xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return xmp if isinstance(xmp, bytes) else None
+
+
 def resolution(info: dict[Any, Any]) -> tuple[float, float] | None:
     """Dots per inch (x, y) from Pillow's ``info``, if it says something sensible."""
     try:

@@ -121,6 +121,6 @@ def _init_tensors(init: str) -> dict[str, Tensor]:
     """The tensors of a file, or of released weights named like ``pan_x2``."""
     path = Path(init)
     released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", init)
-    if released and not path.exists():
+    if released and not path.is_file():
         path = find_weights(released["model"], int(released["scale"])).path
     return dict(recognise(read_tensors(path)[0], init).tensors)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sruplift.errors import WeightsError
+from sruplift.importer import read_tensors
 from sruplift.manifest import (
     Metrics,
     WeightsEntry,
@@ -50,7 +54,7 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
     """Convert a training run's weights to fp16 in the package and enter them in the manifest.
 
     ``source`` is the file, or the run's folder with ``best.safetensors``. Measurements that the
-    manifest has of the same bytes are kept; those of other bytes are dropped.
+    manifest has of the same tensors are kept; those of others are dropped.
 
     Raises:
         WeightsError: the weights are damaged, were imported from elsewhere (their licence is not
@@ -64,7 +68,8 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
     facts = _facts(found, provenance, source)
     path = (folder or pretrained_folder()) / f"{found.model}_x{found.scale}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**found.metadata, **facts}
+    metadata = {**found.metadata, **facts, "init": _origin(found.metadata.get("init", ""))}
+    before = read_tensors(path)[0] if path.exists() else {}
     save_weights(path, found.tensors, model=found.model, scale=found.scale, metadata=metadata)
     entry = WeightsEntry(
         model=found.model,
@@ -75,7 +80,7 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
         parameters=sum(tensor.numel() for tensor in found.tensors.values()),
         **facts,
     )
-    return _enter(entry)
+    return _enter(entry, same_tensors=_equal(before, read_tensors(path)[0]))
 
 
 def record(reports: Sequence[Path], command: str | None = None) -> list[WeightsEntry]:
@@ -135,16 +140,29 @@ def _no_report(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path} is not a report of `sruplift eval --json`: {error}")
 
 
-def _enter(entry: WeightsEntry) -> WeightsEntry:
+def _enter(entry: WeightsEntry, *, same_tensors: bool = False) -> WeightsEntry:
+    """Enter it; what was measured with the same tensors stays, whatever else is in the file."""
     manifest = read_manifest()
-    old = [e for e in manifest.weights if e.sha256 == entry.sha256 and e.file == entry.file]
-    if old and not entry.metrics:
+    old = [e for e in manifest.weights if e.file == entry.file]
+    if old and same_tensors and not entry.metrics:
         kept = old[0]
         entry = dataclasses.replace(
             entry, metrics=kept.metrics, metrics_command=kept.metrics_command
         )
     write_manifest(manifest.with_entry(entry))
     return entry
+
+
+def _origin(init: str) -> str:
+    """Where training began: released weights by name, not the path of a file on some machine."""
+    return init if Path(init).name == init and not Path(init).suffix else "an earlier run"
+
+
+def _equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights are the same."""
+    return before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in after
+    )
 
 
 def _facts(found: IdentifiedWeights, provenance: Provenance, source: Path) -> dict[str, Any]:

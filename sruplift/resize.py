@@ -61,6 +61,64 @@ def bicubic(
     return image
 
 
+def rows_needed(height: int, new_height: int, start: int, stop: int) -> tuple[int, int]:
+    """Which rows of an image of ``height`` the rows ``start`` to ``stop`` of the result use."""
+    _, indices = contributions(height, new_height, new_height / height)
+    used = indices[start:stop]
+    return int(used.min()), int(used.max()) + 1
+
+
+def bicubic_rows(
+    rows: Tensor, first: int, height: int, size: tuple[int, int], start: int, stop: int
+) -> Tensor:
+    """Rows ``start`` to ``stop`` of ``bicubic(image, size=size)``, of floating point.
+
+    Width is resized before height, whichever shrinks more: without rounding it is the same.
+
+    Args:
+        rows: (..., h, W), the image's rows from ``first`` on, as many as ``rows_needed`` says.
+        first: where they begin.
+        height: of the image.
+        size: (height, width) of the whole result.
+        start: first row of the result.
+        stop: the row behind the last one.
+    """
+    weights, indices = contributions(height, size[0], size[0] / height)
+    indices = indices[start:stop] - first
+    wide = _resize_axis(rows, -1, size[1], size[1] / rows.shape[-1], antialias=True)
+    return _weighted_taps(wide, -2, weights[start:stop], indices)
+
+
+class RowResizer:
+    """``bicubic(image, size=size)`` of an image whose rows arrive from top to bottom.
+
+    Args:
+        height: of the image.
+        size: (height, width) of the result.
+    """
+
+    def __init__(self, height: int, size: tuple[int, int]) -> None:
+        self.height, self.size = height, size
+        self._indices = contributions(height, size[0], size[0] / height)[1]
+        # From each row of the result on, the first row of the image that is still used.
+        self._first_used = self._indices.amin(1).flip(0).cummin(0).values.flip(0)
+        self._last_used = self._indices.amax(1)
+        self._rows: Tensor | None = None
+        self._first = self._done = 0
+
+    def push(self, rows: Tensor) -> Tensor:
+        """The next rows (..., h, W) of the image -> the rows of the result that they complete."""
+        held = rows if self._rows is None else torch.cat([self._rows, rows], dim=-2)
+        end = self._first + held.shape[-2]
+        waiting = (self._last_used[self._done :] >= end).nonzero()
+        stop = self._done + int(waiting[0]) if len(waiting) else self.size[0]
+        result = bicubic_rows(held, self._first, self.height, self.size, self._done, stop)
+        keep = int(self._first_used[stop]) if stop < self.size[0] else end
+        self._rows = held[..., keep - self._first :, :].clone()
+        self._first, self._done = keep, stop
+        return result
+
+
 def modcrop(image: Tensor, scale: int) -> Tensor:
     """(..., H, W) without its last rows and columns, so that both are multiples of ``scale``."""
     height, width = image.shape[-2:]
@@ -69,8 +127,13 @@ def modcrop(image: Tensor, scale: int) -> Tensor:
 
 def _resize_axis(image: Tensor, axis: int, length: int, scale: float, antialias: bool) -> Tensor:
     """One pass over ``axis`` (-2 or -1); integers are rounded and clipped at its end."""
-    integer = image.dtype == torch.uint8
     weights, indices = contributions(image.shape[axis], length, scale, antialias)
+    return _weighted_taps(image, axis, weights, indices)
+
+
+def _weighted_taps(image: Tensor, axis: int, weights: Tensor, indices: Tensor) -> Tensor:
+    """Weighted sums over ``axis``, with weights and indices as ``contributions`` gives them."""
+    integer = image.dtype == torch.uint8
     compute = torch.float64 if integer or image.dtype == torch.float64 else torch.float32
     weights = weights.to(image.device, compute)
     indices = indices.to(image.device)

@@ -64,7 +64,7 @@ class Span:
 
     @property
     def is_whole(self) -> bool:
-        """Whether this tile is the only one of its axis."""
+        """Whether nothing of this tile is blended along its axis."""
         return self.fade_in[0] == self.fade_in[1] and self.fade_out[0] == self.fade_out[1]
 
 
@@ -83,6 +83,24 @@ class TilePlan:
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An image (B, C, height, width) that is read some rows at a time, from top to bottom.
+
+    ``read(start, stop)`` gives (B, C, stop - start, width), float32 in [0, 1], in main memory.
+    """
+
+    height: int
+    width: int
+    read: Callable[[int, int], Tensor]
+
+    @classmethod
+    def of(cls, image: Tensor) -> Rows:
+        """The rows of a tensor."""
+        height, width = image.shape[-2:]
+        return cls(height, width, lambda start, stop: image[..., start:stop, :])
 
 
 @dataclass(frozen=True)
@@ -194,7 +212,7 @@ def _ramp(length: int, dtype: torch.dtype) -> Tensor:
 
 
 def run_tiled(
-    fn: TileFunction, image: Tensor, plan: TilePlan, scale: int, *, first_row: int = 0
+    fn: TileFunction, image: Tensor | Rows, plan: TilePlan, scale: int, *, first_row: int = 0
 ) -> Iterator[Band]:
     """``fn`` on every tile of ``image``; the blended result, in bands of finished rows.
 
@@ -203,7 +221,7 @@ def run_tiled(
     Args:
         fn: (B, C, h, w) and the (top, left) of these pixels in ``image`` -> (B, C', h * scale,
             w * scale).
-        image: (B, C, H, W) of the plan's size.
+        image: (B, C, H, W) of the plan's size, or its rows.
         plan: from ``plan_tiles``.
         scale: how many times larger the result is.
         first_row: the first output row that is wanted. Rows of tiles that do not reach it are
@@ -215,12 +233,13 @@ def run_tiled(
     Raises:
         NumericalError: from ``fn``, with the tile's place added.
     """
+    source = Rows.of(image) if isinstance(image, Tensor) else image
     open_rows: Tensor | None = None  # What the row of tiles above leaves to blend with.
     for row in plan.rows:
         if row.kept.stop * scale <= first_row:
             continue
-        strip = _run_row(fn, image, row, plan.columns, scale)
-        if open_rows is not None:
+        strip = _run_row(fn, source.read(row.start, row.stop), row, plan.columns, scale)
+        if open_rows is not None and open_rows.shape[-2]:
             strip[..., : open_rows.shape[-2], :] += open_rows
         finished = (row.fade_out[0] - row.kept.start) * scale
         open_rows = strip[..., finished:, :]
@@ -253,15 +272,18 @@ def assemble(bands: Iterable[Band], height: int) -> Tensor:
 
 def _run_row(
     fn: TileFunction,
-    image: Tensor,
+    pixels: Tensor,
     row: Span,
     columns: tuple[Span, ...],
     scale: int,
 ) -> Tensor:
-    """One row of tiles, blended sideways and faded up and down: (B, C, kept rows, W * scale)."""
+    """One row of tiles, blended sideways and faded up and down: (B, C, kept rows, W * scale).
+
+    ``pixels`` is what the row reads, over the whole width.
+    """
     strip: Tensor | None = None
     for column in columns:
-        result = _run_tile(fn, image, row, column)
+        result = _run_tile(fn, pixels, row, column)
         kept = result[..., _part(row, scale), _part(column, scale)]
         if len(columns) == 1 and row.is_whole:
             return kept
@@ -274,10 +296,9 @@ def _run_row(
     return strip
 
 
-def _run_tile(fn: TileFunction, image: Tensor, row: Span, column: Span) -> Tensor:
-    tile = image[..., row.start : row.stop, column.start : column.stop]
+def _run_tile(fn: TileFunction, pixels: Tensor, row: Span, column: Span) -> Tensor:
     try:
-        return fn(tile, (row.start, column.start))
+        return fn(pixels[..., column.start : column.stop], (row.start, column.start))
     except NumericalError as error:
         place = f"rows {row.start} to {row.stop - 1}, columns {column.start} to {column.stop - 1}"
         raise NumericalError(f"{error} (tile of {place})") from error

@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from types import SimpleNamespace, TracebackType
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -65,12 +65,14 @@ class HubServer:
 
     repos: dict[str, Files]
     requests: list[Request] = field(default_factory=list)
+    # What answers; a subclass has more of the protocol.
+    handler: ClassVar[type[BaseHTTPRequestHandler]]
 
     def __post_init__(self) -> None:
         self._others: dict[str, dict[str, Files]] = {}
         self._faults: dict[str, Fault] = {}
         self._lock = Lock()
-        self._server = _Server(self)
+        self._server = _Server(self, self.handler)
         self._thread = Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._open = False
 
@@ -184,12 +186,14 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, hub: HubServer) -> None:
+    def __init__(self, hub: HubServer, handler: type[BaseHTTPRequestHandler]) -> None:
         self.hub = hub
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Downloads(BaseHTTPRequestHandler):
+    """Answers downloads."""
+
     server: _Server
 
     # One request a connection: nothing is kept alive that would outlive `refuse`.
@@ -252,3 +256,6 @@ class _Handler(BaseHTTPRequestHandler):
         if commit:
             self.send_header("X-Repo-Commit", commit)
         self.end_headers()
+
+
+HubServer.handler = Downloads

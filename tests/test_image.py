@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -16,9 +17,16 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from sruplift import image as image_module
+from sruplift import outfile
 from sruplift.errors import ImageError, UsageError
 from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, read_image, write_image
 
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    b'xmlns:dc="http://purl.org/dc/elements/1.1/" dc:title="a photo" tiff:Orientation="6"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
 LOSSLESS = [".png", ".tif", ".tiff"]
 ALL = [*LOSSLESS, ".jpg", ".jpeg", ".webp", ".avif"]
 
@@ -89,7 +97,7 @@ def test_alpha_survives(tmp_path: Path, suffix: str, channels: int) -> None:
     pixels = smooth(channels=channels).reshape(32, 40, channels)
     alpha = smooth(channels=1)
     path = tmp_path / f"a{suffix}"
-    write_image(path, Image(pixels, alpha))
+    write_image(path, Image(np.concatenate([pixels, alpha[..., None]], axis=2)))
     result = read_image(path)
     assert result.alpha is not None
     assert difference(result.alpha, alpha) < 1.5
@@ -129,17 +137,49 @@ def test_sixteen_bits_need_a_format_that_holds_them() -> None:
     deep = Image(np.zeros((2, 2, 1), np.uint16))
     assert output_dtype(Path("a.jpg"), deep) == np.uint8
     assert output_dtype(Path("a.png"), Image(np.zeros((2, 2, 1), np.uint8))) == np.uint8
-    with_alpha = Image(np.zeros((2, 2, 1), np.uint16), np.zeros((2, 2), np.uint16))
-    assert output_dtype(Path("a.png"), with_alpha) == np.uint8
+    with_alpha = Image(np.zeros((2, 2, 2), np.uint16))
+    assert output_dtype(Path("a.png"), with_alpha) == np.uint16
+    with pytest.raises(ImageError, match="JPEG has no 16 bits per channel"):
+        write_image(Path("a.jpg"), deep)
 
 
-def test_sixteen_bit_colour_is_read_with_a_warning(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_is_read(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     path.write_bytes(rgb16_png(3, 4))
     result = read_image(path)
-    assert result.pixels.dtype == np.uint8
-    assert result.pixels[0, 0].tolist() == [0, 2, 4]
-    assert result.notes == ("the file has 16 bits per channel, of which 8 are kept",)
+    assert result.pixels.dtype == np.uint16
+    assert result.pixels[0, 0].tolist() == [0x0001, 0x0203, 0x0405]
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_sixteen_bits_of_colour_and_alpha_survive(
+    tmp_path: Path, suffix: str, channels: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (19, 31, channels), dtype=np.uint16)
+    profile = rgb_profile() if channels > 2 else grey_profile()
+    image = Image(pixels, profile, xmp=XMP, dpi=(300, 300))
+    assert write_image(tmp_path / f"a[1]{suffix}", image) == ()
+    result = read_image(tmp_path / f"a[1]{suffix}")
+    assert np.array_equal(result.array, pixels)
+    assert result.icc_profile == profile
+    assert result.xmp is not None
+    assert b"a photo" in result.xmp
+    assert result.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+def test_a_deep_png_keeps_its_exif(tmp_path: Path) -> None:
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Make] = "maker"
+    image = Image(np.zeros((4, 5, 3), np.uint16), exif=exif.tobytes())
+    write_image(tmp_path / "a.png", image)
+    kept = Pillow.Exif()
+    kept.load(read_image(tmp_path / "a.png").exif)
+    assert kept[ExifTags.Base.Make] == "maker"
+    assert write_image(tmp_path / "a.tif", image) == (
+        "EXIF is not kept in a TIFF of 16 bits of colour, or one as large as this",
+    )
 
 
 def test_palettes_become_rgb_and_keep_transparency(tmp_path: Path) -> None:
@@ -462,7 +502,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
-    monkeypatch.setattr(image_module.os, "fsync", lambda _: path.write_text("somebody else's"))
+    monkeypatch.setattr(outfile.os, "fsync", lambda _: path.write_text("somebody else's"))
     with pytest.raises(ImageError, match="exists"):
         write_image(path, Image(smooth()))
     assert path.read_text() == "somebody else's"
@@ -478,7 +518,7 @@ def test_a_full_disk_leaves_nothing(
 
     path = tmp_path / "a.png"
     path.write_text("the old one")
-    monkeypatch.setattr(image_module.os, "fsync", full)
+    monkeypatch.setattr(outfile.os, "fsync", full)
     with pytest.raises(ImageError, match=f"cannot write .*a.png: {os.strerror(code).lower()}"):
         write_image(path, Image(smooth()), overwrite=True)
     assert leftovers(tmp_path) == ["a.png"]
@@ -489,20 +529,25 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(image_module.os, "fsync", interrupted)
+    monkeypatch.setattr(outfile.os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_image(tmp_path / "a.png", Image(smooth()))
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_real_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, mode: real(Path("/dev/full") if "x" in mode else self, "r+b")
-    )
-    with pytest.raises(ImageError, match="no space left on device"):
-        write_image(tmp_path / "a.png", Image(smooth()))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_real_lack_of_room(tmp_path: Path, suffix: str, dtype: type) -> None:
+    """The system refuses to make a file larger than 10 kB, as it would on a full disk."""
+    image = Image(np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(dtype))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ImageError, match=r"^cannot write .*a\.(png|tif): .*"):
+            write_image(tmp_path / f"a{suffix}", image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert leftovers(tmp_path) == []
 
 
 def test_folders_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +556,7 @@ def test_folders_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "b.png").mkdir()
     with pytest.raises(ImageError, match="it is a folder"):
         write_image(tmp_path / "b.png", Image(smooth()), overwrite=True)
-    monkeypatch.setattr(image_module.os, "access", lambda *_: False)
+    monkeypatch.setattr(outfile.os, "access", lambda *_: False)
     with pytest.raises(ImageError, match="the folder is read-only"):
         write_image(tmp_path / "a.png", Image(smooth()))
 
@@ -521,11 +566,11 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         write_image(tmp_path / "a.bmp", Image(smooth()))
     assert not holds_alpha(Path("a.jpg"))
     with pytest.raises(ImageError, match="JPEG has no transparency"):
-        write_image(tmp_path / "a.jpg", Image(smooth(), smooth(channels=1)))
+        write_image(tmp_path / "a.jpg", Image(smooth(channels=4)))
     with pytest.raises(ImageError, match="WEBP holds at most 16383 pixels a side"):
         write_image(tmp_path / "a.webp", Image(np.zeros((1, 16_384, 3), np.uint8)))
     with pytest.raises(ImageError, match="16 bits per channel"):
-        write_image(tmp_path / "a.png", Image(np.zeros((2, 2, 3), np.uint16)))
+        write_image(tmp_path / "a.webp", Image(np.zeros((2, 2, 3), np.uint16)))
     assert leftovers(tmp_path) == []
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 import sruplift
 from sruplift.errors import ImageError, NumericalError, SrupliftError, UsageError
-from sruplift.files import Failure, Job
+from sruplift.files import Failure, Job, Skipped
 from sruplift.image import Image, read_image
-from sruplift.upscale import Upscaler, UpscaleResult, upscale, upscale_file, upscale_files
+from sruplift.manifest import sha256_of
+from sruplift.upscale import UpscaleResult, upscale_file, upscale_files
+from sruplift.upscaler import Upscaler, upscale
 
 
 class Nearest(nn.Module):
@@ -79,8 +82,8 @@ def test_options_that_cannot_be_meant(options: dict[str, object], match: str) ->
 def test_unknown_models_and_scales() -> None:
     with pytest.raises(UsageError, match="'pam'"):
         Upscaler("pam")
-    with pytest.raises(UsageError, match="no scale 5"):
-        Upscaler("pan", scale=5)
+    with pytest.raises(UsageError, match="at most 64, not 65"):
+        Upscaler("pan", scale=65)
 
 
 # ---- Pictures
@@ -371,6 +374,118 @@ def test_a_bug_is_not_mistaken_for_a_bad_file(tmp_path: Path) -> None:
         list(upscale_files([Job(source, tmp_path / "b.png")], upscaler))
 
 
+def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path) -> None:
+    """The network waits in the first picture until the second is read: alone it would for ever."""
+    read = threading.Event()
+
+    class Waiting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert read.wait(timeout=30)
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+
+    def jobs() -> Iterator[Job]:
+        for index in range(4):
+            if index == 2:  # Asked for once the second is on its way.
+                read.set()
+            yield Job(save(tmp_path / f"{index}.png", photo(4, 4)), tmp_path / f"x{index}.png")
+
+    upscaler = Upscaler(Waiting(), scale=2, device="cpu", precision="fp32")
+    results = list(upscale_files(jobs(), upscaler))
+    assert [result.destination.name for result in results] == [f"x{i}.png" for i in range(4)]
+
+
+def test_an_interruption_completes_what_is_being_written_and_begins_no_more(
+    tmp_path: Path,
+) -> None:
+    jobs = [
+        Job(save(tmp_path / f"{i}.png", photo(40, 40)), tmp_path / f"x{i}.png") for i in range(8)
+    ]
+
+    class Interrupted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+
+    upscaler = Upscaler(Interrupted(), scale=2, device="cpu", precision="fp32")
+    with pytest.raises(KeyboardInterrupt):
+        list(upscale_files(jobs, upscaler))
+    results = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(("x", ".")))
+    assert results in ([], ["x0.png"], ["x0.png", "x1.png"])
+    for name in results:
+        assert read_image(tmp_path / name).size == (80, 80)
+
+
+def test_an_image_that_is_large_enough_is_left_alone(tmp_path: Path) -> None:
+    small = save(tmp_path / "small.png", photo(10, 20))
+    large = save(tmp_path / "large.png", photo(30, 60))
+    upscaler = Upscaler("pan", max_side=50, only_if_smaller=True, device="cpu")
+    jobs = [Job(path, tmp_path / f"x_{path.name}") for path in (large, small)]
+    skipped, done = upscale_files(jobs, upscaler)
+    assert isinstance(skipped, Skipped)
+    assert skipped.why == "60x30 is large enough already"
+    assert isinstance(done, UpscaleResult)
+    assert done.output_size == (25, 50)
+    assert not (tmp_path / "x_large.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".avif"])
+def test_a_file_says_how_it_was_made(tmp_path: Path, suffix: str) -> None:
+    weights = bilinear_pan(tmp_path, 2)
+    source = save(tmp_path / "a.png", photo(8, 8))
+    for name, wanted in (("with", True), ("without", False)):
+        upscaler = Upscaler("pan", scale=2, weights=weights, device="cpu", provenance=wanted)
+        upscale_file(source, tmp_path / f"{name}{suffix}", upscaler)
+    xmp = read_image(tmp_path / f"with{suffix}").xmp
+    assert xmp is not None
+    for fact in ('model="pan"', 'size="x2"', sha256_of(weights), sruplift.__version__):
+        assert fact.encode() in xmp
+    assert read_image(tmp_path / f"without{suffix}").xmp is None
+
+
+def test_an_animation_is_enlarged_frame_by_frame(tmp_path: Path) -> None:
+    pictures = [Pillow.fromarray(photo(8, 10)).rotate(90 * turn) for turn in range(3)]
+    source = tmp_path / "a.webp"
+    pictures[0].save(
+        source, save_all=True, append_images=pictures[1:], duration=[40, 80, 120], lossless=True
+    )
+    shares: list[float] = []
+    result = upscale_file(source, tmp_path / "b.png", nearest(), shares.append)
+    assert isinstance(result, UpscaleResult)
+    assert result.output_size == (16, 20)
+    assert shares == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]
+    with Pillow.open(tmp_path / "b.png") as picture:
+        assert picture.n_frames == 3
+        for index, original in enumerate(pictures):
+            picture.seek(index)
+            assert picture.info["duration"] == 40 * (index + 1)
+            assert np.array_equal(np.asarray(picture.convert("RGB")), twice(np.asarray(original)))
+    with pytest.raises(ImageError, match=r"\.jpg holds no animation"):
+        upscale_file(source, tmp_path / "b.jpg", nearest())
+
+
+def test_a_sheet_is_written_beside_the_result(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", photo(50, 60))
+    upscale_file(source, tmp_path / "b.png", nearest(compare=tmp_path / "sheet.jpg"))
+    assert read_image(tmp_path / "sheet.jpg").size[1] > 2 * 120
+    with pytest.raises(ImageError, match=r"sheet\.jpg exists"):
+        upscale_file(source, tmp_path / "c.png", nearest(compare=tmp_path / "sheet.jpg"))
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_a_side_too_long_for_the_format_is_said_before_the_work(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", photo(2, 8200))
+    calls: list[float] = []
+    with pytest.raises(ImageError, match="WEBP holds at most 16383 pixels a side"):
+        upscale_file(source, tmp_path / "a.webp", nearest(), calls.append)
+    assert calls == []
+
+
 # ---- PAN
 
 
@@ -390,13 +505,12 @@ def test_the_short_way(tmp_path: Path) -> None:
 
 
 def test_enlarge_leaves_its_image_alone() -> None:
-    image = Image(photo(4, 5), alpha=photo(4, 5, 1))
+    image = Image(photo(4, 5, 4))
     before = image.pixels.copy()
     larger, notes = nearest().enlarge(image)
     assert larger.size == (8, 10)
     assert notes == ()
     assert np.array_equal(image.pixels, before)
-    assert dataclasses.replace(larger, alpha=None).alpha is None
 
 
 def test_errors_are_all_of_one_family() -> None:

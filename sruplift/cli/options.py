@@ -25,3 +25,115 @@ SelfEnsemble = Annotated[
     bool,
     typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, 8 times slower."),
 ]
+
+# Of `sruplift upscale`.
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="Images, folders of images, patterns such as 'a/**/*.jpg'; - is stdin.",
+    ),
+]
+FromFile = Annotated[
+    str | None,
+    typer.Option(
+        "--from-file", metavar="LIST|-", help="Also the inputs in this list: one a line, or NULs."
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Folders mean their subfolders' images too.")
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE|DIR|-", help="Default: photo_pan_x4.png beside photo.png."
+    ),
+]
+OutputTemplate = Annotated[
+    str,
+    typer.Option(
+        "--output-template",
+        metavar="NAME",
+        help="How outputs are called; also {parent}, {index:03}.",
+    ),
+]
+Tile = Annotated[
+    str, typer.Option("--tile", metavar="auto|N", help="Edge of a tile in input pixels.")
+]
+Overlap = Annotated[
+    str, typer.Option("--overlap", metavar="auto|N", help="Input pixels that tiles share.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
+]
+ReportFile = Annotated[
+    str | None,
+    typer.Option("--report", metavar="FILE|-", help="Append a line of JSON for each input."),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE",
+        help="Leave out what is done by this report, and append to it.",
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, help="Read images of up to this many pixels."),
+]
+Quality = Annotated[
+    int | None,
+    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP and AVIF; default: high."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="png, jpg, webp, tiff, avif or gif; default: as input."),
+]
+VerifySeams = Annotated[
+    bool,
+    typer.Option("--verify-seams", help="Also tell how tiles differ from the whole, on a crop."),
+]
+AnyScale = Annotated[
+    float | None,
+    typer.Option("--scale", "-s", help="How many times larger, any number; default: 4."),
+]
+Width = Annotated[
+    int | None, typer.Option("--width", help="Of the result; alone, the height follows.")
+]
+Height = Annotated[
+    int | None, typer.Option("--height", help="Of the result; alone, the width follows.")
+]
+MaxSide = Annotated[int | None, typer.Option("--max-side", help="The longer side of the result.")]
+Megapixels = Annotated[
+    float | None, typer.Option("--megapixels", help="Of the result, in millions of pixels.")
+]
+OnlyIfSmaller = Annotated[
+    bool, typer.Option("--only-if-smaller", help="Leave out images that are as large already.")
+]
+Alpha = Annotated[
+    str,
+    typer.Option(
+        "--alpha", help="Transparency: bleed (resized), net (through the network) or drop."
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option("--background", help="The colour behind it where the format has none."),
+]
+Provenance = Annotated[
+    bool,
+    typer.Option(
+        "--provenance/--no-provenance", help="Write network, size and weights into the XMP data."
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option("--compare", metavar="FILE", help="Also a sheet with bicubic beside the result."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only tell what would be done, how long and how much memory."),
+]

@@ -2,77 +2,102 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sruplift.batch import (
+    BatchOptions,
+    Item,
+    Tally,
+    left_to_do,
+    plan_batch,
+    prepare,
+    run_batch,
+)
 from sruplift.cli import options
-from sruplift.errors import ImageError, UsageError
-from sruplift.files import Failure, Job, plan_jobs, reason, shown
+from sruplift.errors import UsageError
+from sruplift.files import Failure, Found, Job, Skipped, shown
+from sruplift.outputs import TEMPLATE, Naming, plan_jobs
+from sruplift.pipes import PIPE, STDIN, STDOUT, check_stdout, receive, send
+from sruplift.report import Report, parameters_of
+from sruplift.sizes import DEFAULT_SCALE, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sruplift.upscale import Upscaler, UpscaleResult
+    from sruplift.estimate import Estimate
+    from sruplift.upscale import UpscaleResult
+    from sruplift.upscaler import Upscaler
 
-Inputs = Annotated[
-    list[Path], typer.Argument(metavar="INPUT", help="Images, or folders of images.")
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE|DIR", help="Default: photo_pan_x4.png beside photo.png."
-    ),
-]
-Tile = Annotated[
-    str, typer.Option("--tile", metavar="auto|N", help="Edge of a tile in input pixels.")
-]
-Overlap = Annotated[
-    str, typer.Option("--overlap", metavar="auto|N", help="Input pixels that tiles share.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option("--max-pixels", min=1, help="Read images of up to this many pixels."),
-]
-Quality = Annotated[
-    int | None,
-    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP and AVIF; default: high."),
-]
-Format = Annotated[
-    str | None, typer.Option("--format", help="png, jpg, webp, tiff or avif; default: as input.")
-]
-VerifySeams = Annotated[
-    bool,
-    typer.Option("--verify-seams", help="Also tell how tiles differ from the whole, on a crop."),
-]
+TERMINATED = 128 + 15  # As a shell tells that SIGTERM ended a program.
 
 
 def command(
-    inputs: Inputs,
-    output: Output = None,
+    inputs: options.Inputs = None,
+    from_file: options.FromFile = None,
+    recursive: options.Recursive = False,
+    output: options.Output = None,
+    output_template: options.OutputTemplate = TEMPLATE,
     model: options.Model = "pan",
-    scale: options.Scale = 4,
+    scale: options.AnyScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    max_side: options.MaxSide = None,
+    megapixels: options.Megapixels = None,
+    only_if_smaller: options.OnlyIfSmaller = False,
     weights: options.Weights = None,
-    tile: Tile = "auto",
-    overlap: Overlap = "auto",
+    tile: options.Tile = "auto",
+    overlap: options.Overlap = "auto",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    overwrite: Overwrite = False,
-    max_pixels: MaxPixels = None,
-    quality: Quality = None,
-    image_format: Format = None,
-    verify_seams: VerifySeams = False,
+    overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
+    report: options.ReportFile = None,
+    resume: options.Resume = None,
+    max_pixels: options.MaxPixels = None,
+    quality: options.Quality = None,
+    image_format: options.Format = None,
+    verify_seams: options.VerifySeams = False,
     self_ensemble: options.SelfEnsemble = False,
+    alpha: options.Alpha = "bleed",
+    background: options.Background = "white",
+    provenance: options.Provenance = True,
+    compare: options.Compare = None,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Enlarge images; exit code 0 all done, 1 some failed, 2 usage, 130 interrupted."""
+    """Enlarge images.
+
+    Exit code 0 all done or skipped, 1 some failed, 2 usage, 130 interrupted, 143 terminated.
+    """
     from rich.console import Console
 
-    jobs = _plan(inputs, output, model, scale, image_format)
-    chosen = {
+    target = Target(scale, width, height, max_side, megapixels, only_if_smaller)
+    if target == Target(only_if_smaller=only_if_smaller):
+        target = dataclasses.replace(target, scale=DEFAULT_SCALE)
+    suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
+    batch = BatchOptions(
+        naming=Naming(model, target.scale, suffix, output_template, target.label),
+        inputs=tuple(inputs or ()),
+        from_file=from_file,
+        recursive=recursive,
+        output=output,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+        report=report,
+        resume=resume,
+    )
+    chosen: dict[str, Any] = {
+        "model": model,
+        **dataclasses.asdict(target),
         "weights": weights,
         "tile_size": _auto_or_number(tile, "--tile"),
         "overlap": _auto_or_number(overlap, "--overlap"),
@@ -82,37 +107,21 @@ def command(
         "quality": quality,
         "verify_seams": verify_seams,
         "self_ensemble": self_ensemble,
+        "alpha": alpha,
+        "background": background,
+        "provenance": provenance,
+        "compare": compare,
     }
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    upscaler = None
-    if any(isinstance(job, Job) for job in jobs):
-        with console.status(f"Loading {model} x{scale}"):
-            from sruplift.upscale import Upscaler
-
-            upscaler = Upscaler(model, scale=scale, **chosen)
-    if not _run(jobs, upscaler, console):
+    with _terminable():
+        if dry_run:
+            well = _tell(batch, chosen, console)
+        else:
+            well = _pipe(batch, chosen, console) if batch.piped else _batch(batch, chosen, console)
+    if not well:
         raise typer.Exit(1)
-
-
-def _plan(
-    inputs: list[Path], output: str | None, model: str, scale: int, image_format: str | None
-) -> list[Job | Failure]:
-    """The jobs, their folder made."""
-    if output == "":
-        raise UsageError("--output is empty: name a file or a folder")
-    suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
-    folder = output is not None and output.endswith(("/", os.sep))
-    target = None if output is None else Path(output)
-    jobs = plan_jobs(inputs, target, model=model, scale=scale, suffix=suffix, into_folder=folder)
-    work = [job for job in jobs if isinstance(job, Job)]
-    if target is not None and any(job.destination.parent == target for job in work):
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"cannot make folder {shown(target)}: {reason(error)}") from error
-    return jobs
 
 
 def _auto_or_number(text: str, option: str) -> str | int:
@@ -124,44 +133,184 @@ def _auto_or_number(text: str, option: str) -> str | int:
         raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
-def _run(jobs: list[Job | Failure], upscaler: Upscaler | None, console: Console) -> bool:
-    """Do ``jobs`` and tell how each went; whether all went well. No upscaler: nothing to do."""
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does, in order, but with its own exit code."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Elsewhere Python lets nobody handle signals.
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+    """Say on stdout what would be done; whether all inputs can be read."""
+    from sruplift.estimate import Estimate, estimates
+
+    if batch.piped:
+        raise UsageError("--dry-run needs files: what comes through a pipe is not known yet")
+    items, upscaler, _ = _plan(batch, chosen, console)
+    count, seconds, well = 0, 0.0, True
+    for each in estimates(items, upscaler):
+        if isinstance(each, Estimate):
+            count += 1
+            seconds += each.seconds
+            typer.echo(_estimate_line(each))
+        else:
+            well = well and not isinstance(each, Failure)
+            for line in _lines(each):
+                console.print(line, markup=False)
+    typer.echo(f"{count} to do, about {seconds:.0f} s")
+    return well
+
+
+def _estimate_line(each: Estimate) -> str:
+    (height, width), (new_height, new_width) = each.input_size, each.output_size
+    steps = " then ".join(f"x{scale}" for scale in each.scales) or "no network"
+    tiles = "1 tile" if each.tiles == 1 else f"{each.tiles} tiles"
+    return (
+        f"{shown(each.job.source)} {width}x{height} -> {shown(each.job.destination)}"
+        f" {new_width}x{new_height}, {steps}, {tiles}, about {each.seconds:.1f} s and"
+        f" {each.memory / 1e9:.1f} GB"
+    )
+
+
+def _plan(
+    batch: BatchOptions, chosen: dict[str, Any], console: Console
+) -> tuple[list[Item], Upscaler | None, dict[str, Any] | None]:
+    """What is left to do, with what, and the parameters for the report if there is one."""
+    jobs = plan_batch(batch)
+    if chosen["compare"] is not None and len(jobs) != 1:
+        raise UsageError(f"--compare is for one image, not {len(jobs)}")
+    reported = batch.report is not None or batch.resume is not None
+    upscaler, parameters = None, None
+    if reported and any(isinstance(job, Job) for job in jobs):
+        upscaler = _load(chosen, console)
+        parameters = _parameters(upscaler)
+    items = left_to_do(jobs, batch, parameters)
+    if upscaler is None and any(isinstance(item, Job) for item in items):
+        upscaler = _load(chosen, console)
+    return items, upscaler, parameters
+
+
+def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+    """Do all that is meant; whether all went well."""
+    items, upscaler, parameters = _plan(batch, chosen, console)
+    items = prepare(items, batch)
+    if batch.report is None and batch.resume is None:
+        return _run(items, upscaler, None, console)
+    with Report(batch.report_path, parameters) as report:
+        return _run(items, upscaler, report, console)
+
+
+def _load(chosen: dict[str, Any], console: Console) -> Upscaler:
+    with console.status(f"Loading {chosen['model']}"):
+        from sruplift.upscaler import Upscaler
+
+        return Upscaler(**chosen)
+
+
+def _parameters(upscaler: Upscaler) -> dict[str, Any]:
+    """What determines the pixels, for the report."""
+    from sruplift.weights import find_weights
+
+    model, weights = upscaler.options.model, upscaler.options.weights
+    used = {scale: find_weights(model, scale, weights).sha256 for scale in upscaler.native}
+    return parameters_of(upscaler.options, used)
+
+
+def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+    """One image from stdin or to stdout; whether it went well."""
+    (name,) = batch.inputs
+    into_pipe = batch.output in (None, PIPE)
+    if into_pipe:
+        check_stdout()
+    with tempfile.TemporaryDirectory(prefix="sruplift-") as temporary:
+        folder = Path(temporary)
+        source = receive(folder) if name == PIPE else Path(name)
+        naming = dataclasses.replace(batch.naming, template="stdout{suffix}")
+        job: Item
+        if into_pipe:
+            job = Job(source, folder / naming.name(source))
+        else:
+            (job,) = plan_jobs(
+                [Found(source)], batch.folder, batch.naming, into_folder=batch.into_folder
+            )
+        (job,) = prepare([job], batch) if not into_pipe else [job]
+        upscaler = _load(chosen, console) if isinstance(job, Job) else None
+        (outcome,) = run_batch([job], upscaler)
+        for line in _lines(_without_temporary_names(outcome, job, folder)):
+            console.print(line, markup=False)
+        if into_pipe and isinstance(job, Job) and not isinstance(outcome, Failure):
+            send(job.destination)
+    return not isinstance(outcome, Failure)
+
+
+def _without_temporary_names(
+    outcome: UpscaleResult | Failure | Skipped, job: Item, folder: Path
+) -> UpscaleResult | Failure | Skipped:
+    """``outcome`` as a person knows it: of stdin and stdout."""
+    names = {job.source: STDIN}
+    if not isinstance(job, Failure):
+        names[job.destination] = STDOUT
+    names = {path: name for path, name in names.items() if path.parent == folder}
+    if isinstance(outcome, Failure):
+        text = str(outcome.error)
+        for path, name in names.items():
+            text = text.replace(shown(path), str(name))
+        return Failure(outcome.source, type(outcome.error)(text))
+    return dataclasses.replace(
+        outcome,
+        source=names.get(outcome.source, outcome.source),
+        destination=names.get(outcome.destination, outcome.destination),
+    )
+
+
+def _run(
+    items: Sequence[Item], upscaler: Upscaler | None, report: Report | None, console: Console
+) -> bool:
+    """Do ``items`` and tell how each went; whether all went well. No upscaler: nothing to do."""
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
     visible = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
-        task = bar.add_task("", total=len(jobs))
-        done = failed = 0
+    tally = Tally(len(items))
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+            task = bar.add_task("", total=len(items))
 
-        def progress(source: Path, share: float) -> None:
-            bar.update(task, description=escape(shown(source)), completed=done + share)
+            def progress(source: Path, share: float) -> None:
+                text = escape(shown(source))
+                bar.update(task, description=text, completed=tally.finished + share)
 
-        for result in _results(jobs, upscaler, progress):
-            done += 1
-            failed += isinstance(result, Failure)
-            bar.update(task, completed=done)
-            for line in _lines(result):
-                console.print(line, markup=False)
-    return failed == 0
-
-
-def _results(
-    jobs: list[Job | Failure], upscaler: Upscaler | None, progress: Callable[[Path, float], None]
-) -> Iterable[UpscaleResult | Failure]:
-    if upscaler is None:
-        return [job for job in jobs if isinstance(job, Failure)]
-    from sruplift.upscale import upscale_files
-
-    return upscale_files(jobs, upscaler, progress)
+            for outcome in run_batch(items, upscaler, report, progress):
+                tally.count(outcome)
+                bar.update(task, completed=tally.finished)
+                # Of many that are skipped, the number says enough.
+                if len(items) == 1 or not isinstance(outcome, Skipped):
+                    for line in _lines(outcome):
+                        console.print(line, markup=False)
+    finally:  # Also for somebody who interrupts.
+        if len(items) > 1:
+            console.print(str(tally), markup=False)
+    return tally.failed == 0
 
 
-def _lines(result: UpscaleResult | Failure) -> list[str]:
+def _lines(result: UpscaleResult | Failure | Skipped) -> list[str]:
     """What a person is told about one input."""
     if isinstance(result, Failure):
         return [f"sruplift: {result.error}"]
+    if isinstance(result, Skipped):
+        return [f"{shown(result.source)} -> {shown(result.destination)}: skipped, {result.why}"]
     before, after = (
         f"{width}x{height}" for height, width in (result.input_size, result.output_size)
     )

@@ -1,4 +1,4 @@
-"""``sruplift weights``: import, verify, and make weights part of a release."""
+"""``sruplift weights``: import, verify, release and publish weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from sruplift.errors import WeightsError
 
 app = typer.Typer(
-    help="Import, verify and release weights.",
+    help="Import, verify, release and publish weights.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -101,3 +101,68 @@ def record(
     for entry in record(reports, command):
         means = ", ".join(f"{name} {m.psnr_y:.2f} dB" for name, m in entry.metrics.items())
         typer.echo(f"{entry.model} x{entry.scale}: {means}", err=True)
+
+
+@app.command()
+def card(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="One network alone; default: all.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR|-", help="Where README.md goes.")
+    ] = Path("-"),
+    repo: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="The repository on the Hub that the card is for."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Write the model card of the released weights, as the Hugging Face Hub reads it."""
+    from sruplift.cards import CARD_NAME, render_card
+    from sruplift.manifest import read_manifest, write_atomically
+
+    text = render_card(read_manifest(), model=model, repo=repo)
+    if str(output) == "-":
+        typer.echo(text, nl=False)
+        return
+    path = output / CARD_NAME
+    if path.exists() and not overwrite:
+        raise WeightsError(f"{path} exists: name another with -o, or replace it with --overwrite")
+    if not output.is_dir():
+        raise WeightsError(f"{output} is not a folder")
+    write_atomically(path, text.encode("utf-8"))
+    typer.echo(str(path), err=True)
+
+
+@app.command()
+def push(
+    repo: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="The repository; made if it is missing.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the new repository private.")
+    ] = False,
+    revision: Annotated[str, typer.Option(help="The branch; other than main it must exist.")] = (
+        "main"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list the files; send nothing.")
+    ] = False,
+) -> None:
+    """Publish the released weights, their manifest and card on the Hugging Face Hub.
+
+    One commit, whose revision is printed. The token is that of HF_TOKEN or `hf auth login`.
+    """
+    from sruplift.publish import collect, push
+
+    uploads = collect(repo)
+    total = f"{len(uploads)} files, {sum(len(upload.content) for upload in uploads):,} bytes"
+    if dry_run:
+        for upload in uploads:
+            typer.echo(f"{upload.sha256}  {len(upload.content):>10}  {upload.name}")
+        typer.echo(f"{total}, would go to {repo}@{revision}; nothing was sent", err=True)
+        return
+    pushed = push(repo, uploads, private=private, revision=revision)
+    state = "are there now" if pushed.new else "were there already: no new commit"
+    typer.echo(f"{repo}@{revision}: {total}, {state}", err=True)
+    typer.echo(pushed.commit)

@@ -34,7 +34,7 @@ def test_every_command_explains_itself(command: str) -> None:
     [
         (("upscale", "absent.png"), 1, "absent.png"),
         (("upscale", "absent.png", "--model", "pam"), 2, "did you mean 'pan'"),
-        (("upscale", "absent.png", "--scale", "7"), 2, "no scale 7"),
+        (("upscale", "absent.png", "--scale", "65"), 2, "at most 64"),
         (("eval", "--dataset", "absent-folder"), 2, "absent-folder"),
         (("train", "--config", "pan_x9"), 2, "did you mean"),
         (("train", "--config", "pan_x2", "--data", "absent-folder"), 1, "absent-folder"),

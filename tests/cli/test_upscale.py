@@ -16,7 +16,7 @@ import pytest
 from pictures import bilinear_pan, photo
 from PIL import Image as Pillow
 
-from sruplift import image as image_module
+from sruplift import outfile
 from sruplift import upscale as service
 from sruplift.cli.main import run as main
 from sruplift.image import read_image
@@ -174,14 +174,14 @@ def bad_files(folder: Path) -> dict[Path, str]:
     (folder / "zero.webp").touch()
     (folder / "nothing").mkdir()
     frames = [Pillow.fromarray(photo(8, 8)).rotate(turn) for turn in (0, 90)]
-    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:])
     return {
         folder / "missing.png": "there is no such file",
         folder / "cut.png": "the file is damaged",
         folder / "text.jpg": "not an image that can be read",
         folder / "zero.webp": "the file is empty",
         folder / "nothing": "no images in folder",
-        folder / "moving.gif": "it has 2 frames",
+        folder / "pages.tif": "it has 2 pages",
     }
 
 
@@ -191,8 +191,9 @@ def test_bad_files_get_a_sentence_each_and_the_others_are_done(tmp_path: Path, r
     outcome = run(good[0], *bad, good[1], "-o", tmp_path / "out")
     assert outcome.code == 1
     lines = outcome.err.splitlines()
-    assert len(lines) == len(bad) + 2
-    for line, (path, said) in zip(lines[1:-1], bad.items(), strict=True):
+    assert len(lines) == len(bad) + 3
+    assert lines[-1].startswith(f"2 done, {len(bad)} failed in ")
+    for line, (path, said) in zip(lines[1:-2], bad.items(), strict=True):
         assert line.startswith("sruplift: ")
         assert str(path) in line
         assert said in line
@@ -236,7 +237,7 @@ def test_a_full_disk(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     source = save(tmp_path / "a.png")
-    monkeypatch.setattr(image_module.os, "fsync", full)
+    monkeypatch.setattr(outfile.os, "fsync", full)
     outcome = run(source)
     assert outcome.code == 1
     assert outcome.err == (
@@ -280,14 +281,14 @@ def test_a_picture_that_the_network_cannot_do(
     ("options", "said"),
     [
         (["--model", "pam"], "'pam'"),
-        (["--scale", "7"], "has no scale 7"),
+        (["--scale", "65"], "at most 64"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--precision", "int8"], "unknown precision 'int8'"),
         (["--tile", "big"], "--tile is 'auto' or a number of pixels, not 'big'"),
         (["--overlap", "1.5"], "--overlap is 'auto' or a number of pixels, not '1.5'"),
         (["--tile", "16", "--overlap", "16"], "a tile of 16 is too small"),
         (["--format", "bmp"], "cannot write '.bmp' images"),
-        (["-o", "x.gif"], "cannot write '.gif' images"),
+        (["-o", "x.bmp"], "cannot write '.bmp' images"),
         (["--quality", "0"], "--quality"),
     ],
 )
@@ -313,21 +314,24 @@ def test_interrupted(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
-    real = service.upscale_file
+    real = service._enlarge
     monkeypatch.setattr(
         service,
-        "upscale_file",
-        lambda source, *rest: (real if source == sources[0] else interrupted)(source, *rest),
+        "_enlarge",
+        lambda read, *rest: (real if read.job.source == sources[0] else interrupted)(read, *rest),
     )
     outcome = run(*sources)
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
+    # The first may be written and not yet told.
+    assert re.fullmatch(r"(0 done, 2|1 done, 1) left in .* s", outcome.err.splitlines()[-1])
     assert names(tmp_path) == ["a.png", "a_pan_x4.png", "b.png"]
 
 
 def test_the_plan_is_made_without_torch() -> None:
     code = (
-        "import sys, sruplift.cli.upscale as c; c._plan([], None, 'pan', 4, None); "
+        "import sys, sruplift.batch as b, sruplift.cli.upscale; "
+        "b.plan_batch(b.BatchOptions(b.Naming('pan', 4), ('a.png',))); "
         "sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

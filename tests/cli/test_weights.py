@@ -9,6 +9,7 @@ import torch
 from hub_server import HubServer
 from released import HUB_REPO, Release, make_release
 from typer.testing import CliRunner, Result
+from upload_server import UploadServer
 
 from sruplift.cli.weights import app
 from sruplift.errors import SrupliftError
@@ -233,7 +234,7 @@ def test_record_refuses_what_was_not_measured_plainly(
 
 
 @pytest.mark.usefixtures("release")
-def test_packing_again_keeps_measurements_of_the_same_bytes_only(
+def test_packing_again_keeps_measurements_of_the_same_tensors_only(
     trained: Path, tmp_path: Path
 ) -> None:
     done("pack", trained, *FACTS)
@@ -244,7 +245,31 @@ def test_packing_again_keeps_measurements_of_the_same_bytes_only(
     done("pack", trained, *FACTS, "--iterations", "900")
     changed = read_manifest().find("pan", 3)
     assert changed.sha256 != first.sha256
-    assert changed.metrics == {}
+    assert changed.metrics.keys() == {"Set5"}
+    torch.manual_seed(2)
+    state_dict = create_model("pan", 3).state_dict()
+    save_weights(
+        trained / "best.safetensors", state_dict, model="pan", scale=3, metadata={"iterations": 9}
+    )
+    done("pack", trained, *FACTS)
+    assert read_manifest().find("pan", 3).metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [("pan_x2", "pan_x2"), ("random", "random"), ("/home/me/runs/a/best.safetensors", None)],
+)
+def test_a_packed_file_names_no_place_on_a_machine(
+    release: Release, trained: Path, init: str, expected: str | None
+) -> None:
+    path = trained / "best.safetensors"
+    found = identify(path)
+    metadata = {**found.metadata, "init": init}
+    save_weights(path, found.tensors, model="pan", scale=3, metadata=metadata)
+    done("pack", trained, *FACTS)
+    packed = release.entry.bundled_path.with_name("pan_x3.safetensors")
+    assert identify(packed).metadata["init"] == (expected or "an earlier run")
+    assert b"/home/me" not in packed.read_bytes()
 
 
 @pytest.mark.usefixtures("release")
@@ -272,3 +297,59 @@ def test_a_report_of_unreleased_weights_is_a_usage_error(release: Release, tmp_p
     assert error.exit_code == 2
     assert "no scale 3" in str(error)
     assert read_manifest().weights == (dataclasses.replace(release.entry),)
+
+
+# card and push
+
+
+def test_card_is_printed_or_written(release: Release, tmp_path: Path) -> None:
+    text = done("card").stdout
+    assert release.entry.sha256 in text
+    result = done("card", "--model", "pan", "--repo", HUB_REPO, "-o", tmp_path)
+    assert result.stdout == ""
+    assert f"SRUPLIFT_HUB_REPO={HUB_REPO}`" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("release")
+def test_card_replaces_only_on_request(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("precious")
+    assert "README.md exists" in refused("card", "-o", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "precious"
+    done("card", "-o", tmp_path, "--overwrite")
+    assert (tmp_path / "README.md").read_text() == done("card").stdout
+
+
+@pytest.mark.usefixtures("release")
+def test_card_goes_into_a_folder(tmp_path: Path) -> None:
+    assert "none is not a folder" in refused("card", "-o", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("release")
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_push_prints_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with UploadServer({}) as server:
+        server.use(monkeypatch, tmp_path / "hf")
+        first = done("push", "--repo", HUB_REPO, "--private")
+        again = done("push", "--repo", HUB_REPO)
+    commit = server.commit(f"model/{HUB_REPO}")
+    assert first.stdout == again.stdout == f"{commit}\n"
+    assert f"{HUB_REPO}@main: 3 files, " in first.stderr
+    assert "are there now" in first.stderr
+    assert "no new commit" in again.stderr
+    assert server.private == {HUB_REPO}
+
+
+def test_a_dry_run_of_push_checks_and_sends_nothing(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with UploadServer({}) as server:
+        server.use(monkeypatch, tmp_path / "hf")
+        monkeypatch.delenv("HF_TOKEN")
+        result = done("push", "--repo", HUB_REPO, "--dry-run")
+        release.entry.bundled_path.write_bytes(b"damaged")
+        assert "is not what was released" in refused("push", "--repo", HUB_REPO, "--dry-run")
+        assert server.requests == []
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == [release.entry.sha256, str(release.entry.size), release.entry.file]
+    assert [line[2] for line in lines[1:]] == ["weights_manifest.json", "README.md"]
+    assert "nothing was sent" in result.stderr

@@ -1,0 +1,163 @@
+"""Animations: GIF, WebP, APNG and AVIF as whole frames with their timing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from sruplift.decoding import (
+    MAX_PIXELS,
+    check_size,
+    collected_warnings,
+    count_frames,
+    damaged,
+    open_picture,
+    opened,
+    sentence,
+    unreadable,
+)
+from sruplift.errors import ImageError
+from sruplift.files import WRITABLE, shown
+from sruplift.image import (
+    Image,
+    check_holds,
+    encoder_options,
+    from_pillow,
+    read_image,
+    to_pillow,
+)
+from sruplift.outfile import check_destination, new_file
+
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+# What browsers show a frame for that does not say how long, milliseconds.
+DEFAULT_DURATION = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Animation:
+    """``frames`` are whole pictures of one size, shown for ``durations`` milliseconds each.
+
+    ``loop``: how many times it is played, 0 for ever. The first frame has the metadata of all.
+    """
+
+    frames: tuple[Image, ...]
+    durations: tuple[int, ...]
+    loop: int = 0
+
+
+def read_picture(
+    path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None = None
+) -> Image | Animation:
+    """Read a still image as ``read_image`` does, or an animation with all its frames.
+
+    Raises:
+        ImageError: as ``read_image``; ``max_pixels`` counts the pixels of all frames.
+    """
+    notes: list[str] = []
+    with opened(path) as file, collected_warnings(notes):
+        try:
+            picture = open_picture(path, file, max_pixels)
+        except ImageError:
+            picture = None  # ``read_image`` says why, or can.
+        if picture is not None and picture.format in ANIMATED and count_frames(path, picture) > 1:
+            return _read_frames(path, picture, max_pixels)
+    return read_image(path, max_pixels=max_pixels, folder=folder)
+
+
+def check_animates(path: Path) -> None:
+    """Refuse a destination whose format holds one picture only.
+
+    Raises:
+        ImageError: with the suffixes that hold more.
+    """
+    if WRITABLE[path.suffix.lower()] not in ANIMATED:
+        suffixes = ", ".join(s for s, kind in WRITABLE.items() if kind in ANIMATED)
+        raise ImageError(
+            f"cannot write {shown(path)}: {path.suffix} holds no animation (these do: {suffixes})"
+        )
+
+
+def write_animation(
+    path: Path, animation: Animation, *, quality: int | None = None, overwrite: bool = False
+) -> None:
+    """Write ``animation`` in the format of ``path``'s suffix, whole or not at all.
+
+    Raises:
+        ImageError: the file exists, cannot be written, or the format holds no animation.
+        UsageError: the suffix is not one of a format that can be written.
+    """
+    check_destination(path, overwrite)
+    check_animates(path)
+    kind = WRITABLE[path.suffix.lower()]
+    first = animation.frames[0]
+    check_holds(path, kind, first)
+    options = encoder_options(first, kind, quality) | _timing(animation, kind)
+    pictures = [to_pillow(frame) for frame in animation.frames]
+    buffer = io.BytesIO()
+    with new_file(path, overwrite) as temporary:
+        try:
+            pictures[0].save(
+                buffer,
+                kind,
+                save_all=True,
+                append_images=pictures[1:],
+                icc_profile=first.icc_profile,
+                **options,
+            )
+        except Exception as error:  # Encoders raise nearly everything.
+            raise ImageError(f"cannot write {shown(path)}: {sentence(error)}") from error
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:
+    count = count_frames(path, picture)
+    check_size(path, picture.width * count, picture.height, max_pixels)
+    # An APNG may have a picture for those who cannot show the frames.
+    first = 1 if picture.info.get("default_image") else 0
+    frames, durations = [], []
+    try:
+        loop = int(picture.info.get("loop", 1 if picture.format == "GIF" else 0))
+        for index in range(first, count):
+            picture.seek(index)
+            picture.load()
+            durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
+            frames.append(from_pillow(_whole(picture)))
+    except MemoryError as error:
+        raise unreadable(path, "not enough memory") from error
+    except ImageError as error:
+        raise unreadable(path, str(error)) from error
+    except Exception as error:  # Decoders raise nearly everything.
+        raise damaged(path, error) from error
+    channels = max(frame.array.shape[2] for frame in frames)
+    same = [frame if frame.array.shape[2] == channels else _as(frame, channels) for frame in frames]
+    return Animation(tuple(same), tuple(durations), loop)
+
+
+def _whole(picture: Pillow.Image) -> Pillow.Image:
+    """A frame as RGB or RGBA: some of a GIF's are palettes, some are not."""
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    frame = picture.convert(mode)
+    frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
+    return frame
+
+
+def _as(frame: Image, channels: int) -> Image:
+    picture = to_pillow(frame).convert({3: "RGB", 4: "RGBA"}[channels])
+    return dataclasses.replace(frame, array=from_pillow(picture).array)
+
+
+def _timing(animation: Animation, kind: str) -> dict[str, Any]:
+    durations = list(animation.durations)
+    if kind == "AVIF":  # Its encoder takes no count of repetitions.
+        return {"duration": durations}
+    if kind == "GIF":
+        # A frame with holes must not show the one before; each is whole.
+        holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
+        once = {} if animation.loop == 1 else {"loop": animation.loop}
+        return {"duration": durations, **once, **holes}
+    return {"duration": durations, "loop": animation.loop}

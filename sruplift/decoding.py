@@ -1,0 +1,164 @@
+"""Image files as Pillow understands them; whatever a decoder raises becomes one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import ExifTags, UnidentifiedImageError
+from PIL import Image as Pillow
+
+from sruplift.errors import ImageError
+from sruplift.files import READABLE, reason, shown
+
+# A guard against decompression bombs: 16384 x 16384.
+MAX_PIXELS = 2**28
+FORMATS = tuple(dict.fromkeys(READABLE.values()))
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+# Pillow's limit and Python's warning filters belong to the whole process.
+_PILLOW = threading.Lock()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """``path`` for reading, if it is a regular file: a pipe would wait for ever.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise unreadable(path, "it is a folder")
+        if not stat.S_ISREG(kind):
+            raise unreadable(path, "it is not a regular file")
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise unreadable(path, "there is no such file") from error
+    except (OSError, ValueError) as error:
+        text = reason(error) if isinstance(error, OSError) else str(error)
+        raise unreadable(path, text) from error
+    with file:
+        yield file
+
+
+@contextmanager
+def collected_warnings(notes: list[str]) -> Iterator[None]:
+    """What decoders warn of goes to ``notes``. One thread at a time."""
+    with _PILLOW, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    notes += [sentence(warning.message) for warning in caught]
+
+
+def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
+    """The file's header as Pillow understands it, checked; no pixels yet.
+
+    Raises:
+        ImageError: damaged, of more than ``max_pixels``, or in a format that is not supported.
+    """
+    limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    try:
+        picture = Pillow.open(file, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise unreadable(path, _why_unknown(file)) from error
+    except Exception as error:  # Decoders raise nearly everything.
+        raise damaged(path, error) from error
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = limit
+    check_size(path, picture.width, picture.height, max_pixels)
+    return picture
+
+
+def count_frames(path: Path, picture: Pillow.Image) -> int:
+    """How many pictures the file holds that are to be shown."""
+    if picture.format == "MPO":  # A camera's JPEG with a preview or a gain map behind it.
+        return 1
+    try:
+        return getattr(picture, "n_frames", 1)
+    except Exception as error:  # Decoders raise nearly everything.
+        raise damaged(path, error) from error
+
+
+def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image of more than ``max_pixels``."""
+    pixels = width * height
+    if pixels > max_pixels:
+        raise unreadable(
+            path,
+            f"{width}x{height} are {pixels:,} pixels, more than the limit of "
+            f"{max_pixels:,} (--max-pixels allows more)",
+        )
+
+
+def decode(path: Path, picture: Pillow.Image) -> None:
+    """Decode the pixels.
+
+    Raises:
+        ImageError: they are damaged, or there is not enough memory.
+    """
+    try:
+        picture.load()
+    except MemoryError as error:
+        raise unreadable(path, "not enough memory") from error
+    except Exception as error:  # Decoders raise nearly everything.
+        raise damaged(path, error) from error
+
+
+def unreadable(path: Path, why: str) -> ImageError:
+    """The error for an input that cannot be used."""
+    return ImageError(f"cannot read {shown(path)}: {why}")
+
+
+def damaged(path: Path, error: Exception) -> ImageError:
+    """The error for a file that a decoder stumbled over."""
+    return unreadable(path, f"the file is damaged ({sentence(error)})")
+
+
+def sentence(error: Any) -> str:
+    """An error's or a warning's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that can be read here."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        return FORMATS
+    return tuple(name for name in FORMATS if name != "HEIF")
+
+
+def _why_unknown(file: BinaryIO) -> str:
+    file.seek(0)
+    header = file.read(12)
+    if header[4:8] == b"ftyp" and header[8:12] in HEIF_BRANDS and "HEIF" not in _formats():
+        return "HEIC needs the extra: pip install 'sruplift[heic]'"
+    return f"it is not an image that can be read ({', '.join(_formats())})"
+
+
+def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """(height, width, frames) of an image file, upright, from its header alone.
+
+    Raises:
+        ImageError: it cannot be opened, is damaged, or has more than ``max_pixels``.
+    """
+    with opened(path) as file, collected_warnings([]):
+        picture = open_picture(path, file, max_pixels)
+        frames = count_frames(path, picture)
+        orientation = 1
+        if picture.format != "PNG":  # Pillow decodes a PNG to look for it.
+            with contextlib.suppress(Exception):
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = orientation in (5, 6, 7, 8)
+    height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
+    return height, width, frames

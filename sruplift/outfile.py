@@ -1,0 +1,50 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sruplift.errors import ImageError
+from sruplift.files import check_suffix, is_folder, reason, shown
+from sruplift.leftovers import temporary_path
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; afterwards the file is renamed to ``path``.
+
+    Raises:
+        ImageError: it cannot be written, or ``path`` exists by now and may not be replaced.
+    """
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        check_destination(path, overwrite)  # It may have appeared meanwhile.
+        temporary.replace(path)
+    except OSError as error:
+        raise ImageError(f"cannot write {shown(path)}: {reason(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """Refuse early what could not be written late.
+
+    Raises:
+        ImageError: the file exists and may not be replaced, or its folder cannot be written to.
+        UsageError: the suffix is not one of a format that can be written.
+    """
+    check_suffix(path.suffix, path)
+    if is_folder(path):
+        raise ImageError(f"cannot write {shown(path)}: it is a folder")
+    if not overwrite and os.path.lexists(path):
+        raise ImageError(f"{shown(path)} exists (--overwrite replaces it)")
+    if not is_folder(path.parent):
+        raise ImageError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ImageError(f"cannot write {shown(path)}: the folder is read-only")

@@ -1,0 +1,178 @@
+"""Pixels by libvips: what Pillow cannot hold (16 bits of colour) and what should be streamed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sruplift.errors import ImageError
+from sruplift.store import new_array, release
+
+# Rows are decoded this many pixels at a time.
+STRIP = 4 * 1024**2
+DTYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
+INTERPRETATIONS = {
+    ("uchar", 1): "b-w",
+    ("uchar", 3): "srgb",
+    ("ushort", 1): "grey16",
+    ("ushort", 3): "rgb16",
+}
+
+
+@functools.cache
+def _vips() -> ModuleType:
+    """The library, loaded when it is first needed."""
+    os.environ.setdefault("VIPS_WARNING", "0")  # Its warnings go to stderr.
+    import pyvips
+
+    pyvips.cache_set_max(0)  # It keeps results, of images that are never asked for again.
+    pyvips.block_untrusted_set(True)
+    return pyvips
+
+
+def decode(
+    path: Path,
+    folder: Path | None,
+    orient: Callable[[NDArray[Any]], NDArray[Any]] = lambda upright: upright,
+    transposed: bool = False,
+) -> NDArray[Any]:
+    """The pixels of an image file as (H, W, C), uint8 or uint16, row by row.
+
+    Colours that a TIFF has multiplied with alpha are divided again, by libvips (from 8.18 on).
+
+    Args:
+        path: PNG, TIFF, JPEG, WebP or AVIF.
+        folder: where a large array may be mapped, as in ``new_array``.
+        orient: from the upright array to a view of it that lies as the file's pixels do.
+        transposed: whether ``orient`` exchanges height and width.
+
+    Raises:
+        ImageError: damaged pixels, or of another type; the sentence does not name the file.
+        OSError: no room for them.
+    """
+    vips = _vips()
+    try:
+        image = _opened(path)
+        if image.format not in DTYPES or not 1 <= image.bands <= 4:
+            raise ImageError(f"{image.bands} channels of type {image.format} are not supported")
+        size = (image.width, image.height) if transposed else (image.height, image.width)
+        upright = new_array((*size, image.bands), DTYPES[image.format], folder)
+        _fill(orient(upright), image, upright)
+    except vips.Error as error:
+        raise ImageError(f"the file is damaged ({_first_line(error)})") from error
+    return upright
+
+
+def header(path: Path) -> dict[str, Any]:
+    """What libvips reads in a file's header: size, bands, format, resolution, orientation, blobs.
+
+    ``icc``, ``exif`` and ``xmp`` are bytes or None; ``orientation`` is EXIF's, 1 if it is not said.
+
+    Raises:
+        ImageError: it is not an image; the sentence does not name the file.
+    """
+    vips = _vips()
+    try:
+        image = _opened(path)
+    except vips.Error as error:
+        raise ImageError(_first_line(error)) from error
+    names = ("width", "height", "bands", "format", "xres", "yres")
+    facts = {name: getattr(image, name) for name in names}
+    fields = {"icc": "icc-profile-data", "exif": "exif-data", "xmp": "xmp-data"}
+    for name, field in fields.items():
+        facts[name] = image.get(field) if image.get_typeof(field) else None
+    turned = image.get("orientation") if image.get_typeof("orientation") else 1
+    return {**facts, "orientation": turned if 1 <= turned <= 8 else 1}
+
+
+def encode(
+    path: Path,
+    pixels: NDArray[Any],
+    kind: str,
+    *,
+    quality: int | None = None,
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> None:
+    """Write (H, W, C), uint8 or uint16, to ``path`` in the format ``kind``, strip by strip.
+
+    A TIFF of 4 GB or more becomes a BigTIFF; AVIF keeps 12 bits of 16. TIFF holds no EXIF here.
+
+    Raises:
+        ImageError: the encoder failed, or the disk is full; the sentence does not name the file.
+    """
+    vips = _vips()
+    height, width, bands = pixels.shape
+    buffer = np.ascontiguousarray(pixels)
+    form = "ushort" if pixels.dtype == np.uint16 else "uchar"
+    image = vips.Image.new_from_memory(buffer.data, width, height, bands, form)
+    meaning = INTERPRETATIONS[form, 3 if bands > 2 else 1]
+    x, y = dpi or (72.0, 72.0)
+    image = image.copy(interpretation=meaning, xres=x / 25.4, yres=y / 25.4)
+    blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp}
+    for name, blob in blobs.items():
+        if blob:
+            image.set_type(vips.GValue.blob_type, name, blob)
+    image.set_progress(True)
+    image.signal_connect("eval", lambda *_: release(buffer))
+    try:
+        target = vips.Target.new_to_file(str(path))
+        save, options = _encoder(kind, form, quality, height * width * bands * pixels.itemsize)
+        getattr(image, save)(target, **options)
+    except vips.Error as error:
+        raise ImageError(_first_line(error)) from error
+    finally:
+        release(buffer)
+
+
+def _encoder(kind: str, form: str, quality: int | None, size: int) -> tuple[str, dict[str, Any]]:
+    """The name of libvips' operation and its options."""
+    if kind == "PNG":
+        return "pngsave_target", {"compression": 4, "filter": "all" if form == "ushort" else "sub"}
+    if kind == "TIFF":
+        bigtiff = size > 2**32 - 2**26
+        return "tiffsave_target", {
+            "compression": "deflate",
+            "predictor": "horizontal",
+            "bigtiff": bigtiff,
+        }
+    if kind == "JPEG":
+        return "jpegsave_target", {"Q": quality, "subsample_mode": "off"}
+    if kind == "WEBP":
+        return "webpsave_target", {"Q": quality}
+    bits = {"bitdepth": 12} if form == "ushort" else {}
+    return "heifsave_target", {"Q": quality, "compression": "av1", "subsample_mode": "off", **bits}
+
+
+def _opened(path: Path) -> Any:
+    vips = _vips()
+    # From a source: in a name libvips would read "[...]" as options.
+    source = vips.Source.new_from_file(str(path))
+    return vips.Image.new_from_source(source, "", access="sequential", fail_on="error")
+
+
+def _fill(target: NDArray[Any], image: Any, upright: NDArray[Any]) -> None:
+    """Decode ``image`` from top to bottom into ``target``, a view of ``upright``."""
+    region = _vips().Region.new(image)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        count = min(rows, image.height - top)
+        data = region.fetch(0, top, image.width, count)
+        strip = np.frombuffer(data, upright.dtype)
+        target[top : top + count] = strip.reshape(count, image.width, image.bands)
+        release(upright)
+
+
+def _first_line(error: Exception) -> str:
+    """libvips' own words, without the name of the operation that failed."""
+    lines = [line.strip() for line in str(getattr(error, "detail", error)).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)

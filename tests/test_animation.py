@@ -1,0 +1,140 @@
+"""Animations: every frame, its time, and what a format cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import photo
+from PIL import Image as Pillow
+
+from sruplift.animation import Animation, read_picture, write_animation
+from sruplift.errors import ImageError
+from sruplift.image import Image
+
+SUFFIXES = [".gif", ".webp", ".png", ".avif"]
+DURATIONS = [50, 120, 200]
+
+
+def frames(channels: int = 3) -> list[np.ndarray]:
+    """A bright square that wanders over a photo; with four channels through a hole as well."""
+    result = []
+    for step in range(3):
+        frame = photo(24, 32, 3).copy()
+        frame[4:12, 4 + 8 * step : 12 + 8 * step] = (250, 250, 20)
+        if channels == 4:
+            alpha = np.full((24, 32, 1), 255, np.uint8)
+            alpha[14:22, 4 + 8 * step : 12 + 8 * step] = 0
+            frame = np.concatenate([frame, alpha], axis=2)
+        result.append(frame)
+    return result
+
+
+def save(path: Path, channels: int = 3, **options: object) -> Path:
+    pictures = [Pillow.fromarray(frame) for frame in frames(channels)]
+    if path.suffix == ".gif":
+        options["disposal"] = 2
+    if path.suffix != ".avif":
+        options["loop"] = 3
+    if path.suffix == ".webp":
+        options["lossless"] = True
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=DURATIONS, **options)
+    return path
+
+
+def shown(path: Path) -> list[np.ndarray]:
+    """The frames as a viewer shows them, RGBA."""
+    with Pillow.open(path) as picture:
+        result = []
+        for index in range(picture.n_frames):
+            picture.seek(index)
+            result.append(np.asarray(picture.convert("RGBA")))
+    return result
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_frames_and_times_are_read(tmp_path: Path, suffix: str) -> None:
+    animation = read_picture(save(tmp_path / f"a{suffix}"))
+    assert isinstance(animation, Animation)
+    assert animation.durations == tuple(DURATIONS)
+    assert animation.loop == (0 if suffix == ".avif" else 3)
+    for frame, expected in zip(animation.frames, frames(), strict=True):
+        error = np.abs(frame.pixels.astype(int) - expected).mean()
+        assert error < (12 if suffix in (".gif", ".avif") else 0.01)
+
+
+@pytest.mark.parametrize("target", SUFFIXES)
+@pytest.mark.parametrize("source", SUFFIXES)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_every_format_to_every_other(
+    tmp_path: Path, source: str, target: str, channels: int
+) -> None:
+    animation = read_picture(save(tmp_path / f"a{source}", channels))
+    assert isinstance(animation, Animation)
+    write_animation(tmp_path / f"b{target}", animation)
+    again = read_picture(tmp_path / f"b{target}")
+    assert isinstance(again, Animation)
+    assert again.durations == tuple(DURATIONS)
+    if ".avif" not in (source, target):
+        assert again.loop == 3
+    for picture, expected in zip(shown(tmp_path / f"b{target}"), frames(channels), strict=True):
+        if channels == 4:
+            assert np.abs(picture[..., 3].astype(int) - expected[..., 3]).mean() < 8
+        visible = picture[..., 3] > 250
+        assert visible.mean() > 0.85
+        error = np.abs(picture[..., :3].astype(int) - expected[..., :3])
+        assert error[visible].mean() < 16
+
+
+def test_frames_without_a_time_get_the_browsers(tmp_path: Path) -> None:
+    pictures = [Pillow.fromarray(frame) for frame in frames()]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=0)
+    animation = read_picture(tmp_path / "a.gif")
+    assert isinstance(animation, Animation)
+    assert animation.durations == (100, 100, 100)
+    assert animation.loop == 1
+
+
+def test_the_picture_for_those_who_show_no_frames_is_no_frame(tmp_path: Path) -> None:
+    pictures = [Pillow.fromarray(frame) for frame in frames()]
+    Pillow.new("RGB", (32, 24)).save(
+        tmp_path / "a.png", save_all=True, append_images=pictures, default_image=True, duration=70
+    )
+    animation = read_picture(tmp_path / "a.png")
+    assert isinstance(animation, Animation)
+    assert len(animation.frames) == 3
+    assert np.array_equal(animation.frames[0].pixels, frames()[0])
+
+
+def test_a_still_picture_is_a_picture(tmp_path: Path) -> None:
+    Pillow.fromarray(photo(5, 6)).save(tmp_path / "a.gif")
+    assert isinstance(read_picture(tmp_path / "a.gif"), Image)
+
+
+def test_pages_are_no_frames(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="it has 3 pages; only single images"):
+        read_picture(save(tmp_path / "a.tif"))
+
+
+def test_all_frames_count_for_the_limit(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png")
+    assert isinstance(read_picture(path, max_pixels=24 * 32 * 3), Animation)
+    with pytest.raises(ImageError, match="96x24 are 2,304 pixels, more than the limit of 2,303"):
+        read_picture(path, max_pixels=24 * 32 * 3 - 1)
+
+
+def test_a_format_of_one_picture_is_refused(tmp_path: Path) -> None:
+    animation = read_picture(save(tmp_path / "a.png"))
+    assert isinstance(animation, Animation)
+    with pytest.raises(ImageError, match=r"\.jpg holds no animation .these do: .*\.gif"):
+        write_animation(tmp_path / "a.jpg", animation)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_cut_animation_is_damaged(tmp_path: Path, suffix: str) -> None:
+    data = save(tmp_path / f"a{suffix}").read_bytes()
+    (tmp_path / f"b{suffix}").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ImageError, match=f"cannot read .*b{suffix}: "):
+        read_picture(tmp_path / f"b{suffix}")

@@ -1,0 +1,225 @@
+"""Sizes, transparency, strips and threads of the service in memory."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pictures import bilinear_pan, photo
+from torch import Tensor, nn
+
+from sruplift import engine, store, upscaler
+from sruplift.errors import UsageError, WeightsError
+from sruplift.image import Image
+from sruplift.resize import bicubic
+from sruplift.upscaler import Upscaler
+
+
+class Twice(nn.Module):
+    """Twice as large, without looking around."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def twice(**options: object) -> Upscaler:
+    return Upscaler(Twice(), scale=2, device="cpu", precision="fp32", **options)
+
+
+def released(**options: object) -> Upscaler:
+    return Upscaler("pan", device="cpu", precision="fp32", **options)
+
+
+def with_alpha(height: int, width: int) -> np.ndarray:
+    """A photo with a soft-edged hole, black where nothing is seen."""
+    y, x = np.mgrid[0:height, 0:width]
+    distance = np.hypot(y - height / 2, x - width / 2)
+    alpha = np.clip((distance - min(height, width) / 5) * 40, 0, 255).astype(np.uint8)
+    pixels = photo(height, width) * (alpha > 0)[..., None]
+    return np.concatenate([pixels, alpha[..., None]], axis=2).astype(np.uint8)
+
+
+# ---- Sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"scale": 2.5}, (30, 40)),
+        ({"scale": 6}, (72, 96)),
+        ({"width": 50}, (38, 50)),
+        ({"width": 20, "height": 40}, (40, 20)),
+        ({"max_side": 8}, (6, 8)),
+        ({"megapixels": 0.0048}, (60, 80)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_any_size(options: dict[str, float], size: tuple[int, int], channels: int) -> None:
+    array = photo(12, 16, 3)
+    array = np.concatenate([array, array[..., :1]], axis=2)[..., :channels]
+    result = released(**options)(np.ascontiguousarray(array))
+    assert (result.shape, result.dtype) == ((*size, channels), np.uint8)
+
+
+def test_what_is_no_scale_of_its_own_is_the_next_larger_one_resized() -> None:
+    picture = photo(20, 30).astype(np.float32) / 255 * 0.4 + 0.3  # Nothing is clipped.
+    three = torch.from_numpy(released(scale=3)(picture)).movedim(2, 0)
+    expected = bicubic(three, size=(50, 75)).clamp(0, 1).movedim(0, 2).numpy()
+    np.testing.assert_allclose(released(scale=2.5)(picture), expected, rtol=0, atol=1e-6)
+
+
+def test_a_chain_is_one_scale_after_the_other() -> None:
+    picture = photo(10, 12).astype(np.float32) / 255
+    expected = released(scale=3)(released(scale=2)(picture))
+    np.testing.assert_allclose(released(scale=6)(picture), expected, rtol=0, atol=1e-6)
+
+
+def test_made_smaller_without_a_network() -> None:
+    picture = photo(40, 60)
+    float_picture = torch.from_numpy(picture).movedim(2, 0).float() / 255
+    expected = bicubic(float_picture, size=(20, 30)).clamp(0, 1).mul(255).round()
+    result = released(width=30)(picture)
+    assert np.array_equal(result, expected.movedim(0, 2).to(torch.uint8).numpy())
+
+
+def test_rounded_once() -> None:
+    """Two roundings, before and after the resize, would leave other values."""
+    picture = photo(16, 16)
+    exact = released(scale=3.5)(picture.astype(np.float32) / 255)
+    assert np.array_equal(released(scale=3.5)(picture), np.round(exact * 255).astype(np.uint8))
+
+
+def test_weights_of_ones_own_are_of_one_scale(tmp_path: Path) -> None:
+    weights = bilinear_pan(tmp_path, 2)
+    service = released(width=64, weights=weights)
+    assert service.native == (2,)
+    assert service(photo(8, 8)).shape == (64, 64, 3)
+    with pytest.raises(WeightsError, match="x2"):
+        released(scale=3, weights=weights)
+
+
+def test_a_network_that_is_given_has_one_scale() -> None:
+    with pytest.raises(UsageError, match="its own whole scale"):
+        Upscaler(Twice(), width=30)
+
+
+def test_an_unknown_model_is_said_at_once() -> None:
+    with pytest.raises(UsageError, match="'pam'"):
+        Upscaler("pam", width=300)
+
+
+# ---- Transparency
+
+
+def test_alpha_can_be_dropped() -> None:
+    picture = with_alpha(20, 20)
+    assert np.array_equal(twice(alpha="drop")(picture), twice()(picture[..., :3]))
+
+
+def test_alpha_can_go_through_the_network() -> None:
+    picture = with_alpha(20, 20)
+    expected = picture[..., 3].repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(twice(alpha="net")(picture)[..., 3], expected)
+    assert not np.array_equal(twice(alpha="bleed")(picture)[..., 3], expected)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_constant_alpha_stays_and_colours_are_left_alone(value: int) -> None:
+    picture = photo(9, 11, 3)
+    flat = np.concatenate([picture, np.full((9, 11, 1), value, np.uint8)], axis=2)
+    result = twice()(flat)
+    assert np.unique(result[..., 3]).tolist() == [value]
+    assert np.array_equal(result[..., :3], twice()(picture))
+
+
+def test_a_background_shows_where_nothing_else_does() -> None:
+    picture = Image(with_alpha(40, 40))
+    for background, corner in (("white", [255] * 3), ("#102030", [16, 32, 48])):
+        result, _ = twice(background=background).enlarge(picture, flatten=True)
+        assert result.array.shape == (80, 80, 3)
+        assert result.array[40, 40].tolist() == corner
+
+
+def test_a_grey_picture_on_a_colour_is_no_longer_grey() -> None:
+    picture = Image(np.ascontiguousarray(with_alpha(20, 20)[..., 2:]))
+    result, _ = twice(background="red").enlarge(picture, flatten=True)
+    assert result.array.shape == (40, 40, 3)
+    assert result.array[20, 20].tolist() == [255, 0, 0]
+    plain, _ = twice(background="grey").enlarge(picture, flatten=True)
+    assert plain.array.shape == (40, 40, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"alpha": "blead"}, "unknown alpha mode 'blead'; did you mean 'bleed'"),
+        ({"background": "greenish"}, "background 'greenish' is no colour"),
+    ],
+)
+def test_options_that_cannot_be_meant(options: dict[str, str], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        twice(**options)
+
+
+# ---- Strips
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays of a few kilobytes go to files, strips are a few rows high."""
+    monkeypatch.setattr(store, "IN_MEMORY", 4000)
+    monkeypatch.setattr(engine, "STRIP_BYTES", 20_000)
+    monkeypatch.setattr(upscaler, "PIECE", 3000)
+    monkeypatch.setattr(upscaler, "BLEED_BLOCK", 32)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint16), (2, np.uint8), (3, np.uint8), (4, np.uint16)]
+)
+@pytest.mark.parametrize("options", [{"scale": 2}, {"scale": 4.5}, {"width": 100}])
+def test_strips_make_the_picture_that_the_whole_makes(
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    channels: int,
+    dtype: type,
+    options: dict[str, int],
+) -> None:
+    array = with_alpha(150, 40)[..., [0, 1, 2, 3] if channels > 2 else [0, 3]]
+    factor = dtype(np.iinfo(dtype).max // 255)
+    picture = Image(np.ascontiguousarray(array[..., :channels]).astype(dtype) * factor)
+    service = released(**options)
+    whole, _ = service.enlarge(picture)
+    request.getfixturevalue("little_memory")
+    assert service.engine_for(2).choose_tile(150, 40, 72)[0] < 150
+    strips, _ = service.enlarge(picture, folder=tmp_path)
+    assert store.is_mapped(strips.array)
+    error = np.abs(strips.array.astype(int) - whole.array)
+    # Colours that nobody sees may differ.
+    seen = np.ones(whole.size, bool) if whole.alpha is None else whole.alpha > 0
+    assert seen.mean() > 0.8
+    assert error[seen].max() <= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_of_tiles_is_no_taller_than_its_memory() -> None:
+    wide = twice().engine
+    height, width = wide.choose_tile(50_000, 50_000, 32)
+    assert (height - 32) * 50_000 * 4 * 12 <= engine.STRIP_BYTES
+    assert height * width <= 512**2
+    assert wide.choose_tile(400, 500, 32) == (400, 500)
+
+
+# ---- Threads
+
+
+def test_threads_share_an_upscaler() -> None:
+    service = released(scale=2, tile_size=48, overlap=24)
+    pictures = [photo(50 + 7 * index, 60) for index in range(6)]
+    expected = [service(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(service, pictures))
+    assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
