@@ -1,8 +1,8 @@
 """A folder of photos against the network alone: what reading and writing add.
 
-Photos are 640x480 JPEGs cut from one picture. Groups of them go through ``upscale_files`` and, right
-after, through the network alone with the pixels in memory; the ratio of both times is taken in each
-group, so that what else the machine does touches both.
+Photos are 640x480 JPEGs cut from one picture. Groups of them go through ``upscale_files`` and,
+right after, through the network alone with the pixels in memory; the ratio of both times is taken
+in each group, so that what else the machine does touches both.
 
     python benchmarks/throughput.py tests/images/bridge.png [--photos 200] [--group 20] [--scale 4]
 """
@@ -27,7 +27,7 @@ from sruplift.upscaler import Upscaler
 
 
 def make_photos(source: Path, folder: Path, count: int, suffix: str) -> list[Path]:
-    """Crops of an enlarged ``source``, each with other noise, so that none compresses to nothing."""
+    """Crops of an enlarged ``source``, each with noise, so that none compresses to nothing."""
     rng = np.random.default_rng(0)
     with Pillow.open(source) as picture:
         large = picture.convert("RGB").resize((1600, 1200), Pillow.Resampling.BICUBIC)
