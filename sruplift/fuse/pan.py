@@ -18,10 +18,11 @@ from sruplift.fuse.rewrites import (
     in_blocks,
     in_strips,
     make_conv,
+    members,
     of_nearest,
     spread,
 )
-from sruplift.models.layers import Frame, SuperResolver, UpsamplingStage, bilinear, stage_factors
+from sruplift.models.layers import Frame, SuperResolver, UpsamplingStage, bilinear
 from sruplift.models.pan import PAN, SCPA
 
 # A stage's three convolutions, the last one's with the network's own, look two LR pixels far.
@@ -56,25 +57,23 @@ class FusedStage(nn.Module):
 class FusedTail(nn.Module):
     """Upsampling stages and the last convolution."""
 
-    def __init__(self, stages: nn.Sequential, last: nn.Conv2d, scale: int) -> None:
+    def __init__(self, stages: nn.Sequential, last: nn.Conv2d) -> None:
         super().__init__()
-        self.factors = stage_factors(scale)
-        self.stages = nn.ModuleList(FusedStage(stage) for stage in stages)  # type: ignore[arg-type]
-        self.last = in_blocks(last, self.factors[-1])
+        *early, final = (FusedStage(stage) for stage in members(stages, UpsamplingStage))
+        self.early, self.final = nn.ModuleList(early), final
+        self.last = in_blocks(last, final.scale)
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         """The result for ``x`` (B, C, H, W) is added to ``base``, in place."""
-        *early, final = self.stages
-        for stage, factor in zip(early, self.factors, strict=False):
-            batch, _, height, width = x.shape
-            shape = (batch, stage.refine.out_channels, height * factor, width * factor)
-            into = x.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-            x = in_strips(stage, x, into, scale=factor, halo=HALO)
+        for stage in members(self.early, FusedStage):
+            strips = in_strips(stage, x, scale=stage.scale, halo=HALO)
+            x = torch.cat([strip for _, strip in strips], dim=2)
+        for rows, strip in in_strips(self._finish, x, scale=self.final.scale, halo=HALO):
+            base[:, :, rows] += strip
+        return base
 
-        def finish(strip: Tensor) -> Tensor:
-            return spread(self.last(final(strip)), self.factors[-1])
-
-        return in_strips(finish, x, base, scale=self.factors[-1], halo=HALO)
+    def _finish(self, x: Tensor) -> Tensor:
+        return spread(self.last(self.final(x)), self.final.scale)
 
 
 class FusedSCPA(nn.Module):
@@ -100,9 +99,9 @@ class FusedPAN(SuperResolver):
         super().__init__()
         self.scale, self.needs = net.scale, net.needs
         self.head = net.head
-        self.blocks = nn.Sequential(*(FusedSCPA(block) for block in net.blocks))  # type: ignore[arg-type]
+        self.blocks = nn.Sequential(*(FusedSCPA(block) for block in members(net.blocks, SCPA)))
         self.trunk_end = net.trunk_end
-        self.tail = FusedTail(net.upsample, net.last, net.scale)
+        self.tail = FusedTail(net.upsample, net.last)
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head(lr)

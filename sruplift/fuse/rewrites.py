@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 # LR pixels of a strip, before it is enlarged: two maps of it stay in a CPU's last-level cache.
 STRIP_PIXELS = 2**15
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def members(modules: Iterable[nn.Module], kind: type[Kind]) -> list[Kind]:
+    """A ``ModuleList``'s modules, with the type that it forgets."""
+    found = [module for module in modules if isinstance(module, kind)]
+    assert len(found) == len(list(modules))
+    return found
 
 
 def make_conv(
@@ -34,11 +44,11 @@ def make_conv(
     return made
 
 
-def scaled(conv: nn.Conv2d, factor: float | Tensor) -> nn.Conv2d:
-    """The convolution whose result, bias included, is ``factor`` times that of ``conv``."""
-    bias = None if conv.bias is None else conv.bias * factor
-    (padding, _), (stride, _) = conv.padding, conv.stride
-    return make_conv(conv.weight * factor, bias, padding=int(padding), stride=stride)
+def scaled(conv: nn.Conv2d, *, before: float = 1, after: float | Tensor = 1) -> nn.Conv2d:
+    """``conv`` of its input times ``before``, and that times ``after``."""
+    bias = None if conv.bias is None else conv.bias * after
+    padding = int(conv.padding[0])
+    return make_conv(conv.weight * (before * after), bias, padding=padding, stride=conv.stride[0])
 
 
 def of_nearest(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
@@ -83,12 +93,9 @@ def in_blocks(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
 def for_spread(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
     """``conv`` with its channels in the order of ``spread`` instead of ``pixel_shuffle``'s."""
 
-    def reordered(values: Tensor) -> Tensor:
-        return values.unflatten(0, (-1, factor**2)).transpose(0, 1).flatten(0, 1)
-
+    order = torch.arange(conv.out_channels).view(-1, factor**2).T.flatten()
     assert conv.bias is not None
-    (padding, _) = conv.padding
-    return make_conv(reordered(conv.weight), reordered(conv.bias), padding=int(padding))
+    return make_conv(conv.weight[order], conv.bias[order], padding=int(conv.padding[0]))
 
 
 def spread(x: Tensor, factor: int) -> Tensor:
@@ -130,9 +137,9 @@ def clear_border(x: Tensor) -> Tensor:
 
 
 def in_strips(
-    run: Callable[[Tensor], Tensor], x: Tensor, into: Tensor, *, scale: int, halo: int
-) -> Tensor:
-    """Add ``run(x)`` to ``into`` (both enlarged ``scale`` times), on CPUs a strip at a time.
+    run: Callable[[Tensor], Tensor], x: Tensor, *, scale: int, halo: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """``run(x)``, ``scale`` times as large, on CPUs a strip at a time: its rows, and what they are.
 
     A strip's feature maps stay in the cache, and the memory for them is used again instead of
     given back to the system. ``halo`` is how many rows of ``x`` a row of the result looks beyond
@@ -144,10 +151,10 @@ def in_strips(
         bottom = min(top + rows, height)
         start = max(top - halo, 0)
         result = run(x[:, :, start : bottom + halo])
-        into[:, :, top * scale : bottom * scale] += result[
-            :, :, (top - start) * scale : (bottom - start) * scale
-        ]
-    return into
+        yield (
+            slice(top * scale, bottom * scale),
+            result[:, :, (top - start) * scale : (bottom - start) * scale],
+        )
 
 
 def kernel_of(
@@ -155,8 +162,10 @@ def kernel_of(
 ) -> tuple[Tensor, Tensor]:
     """The one convolution that linear layers ``run`` amount to away from borders.
 
+    Found by what they make of a dot in each channel.
+
     Args:
-        run: (B, inputs, H, W) -> (B, C, H * scale, W * scale) in float64.
+        run: (B, inputs, H, W) -> (B, C, H * scale, W * scale), float64.
         inputs: its input channels.
         scale: how many times larger its result is.
         reach: how many input pixels a block of ``scale`` x ``scale`` output pixels looks beyond
@@ -166,17 +175,15 @@ def kernel_of(
         Weight (scale**2 * C, inputs, 2 * reach + 1, 2 * reach + 1) and bias, float64, for
         ``spread``.
     """
-    edge = 2 * reach + 1
-    # Wide enough for the block in the middle, and for a dot anywhere it looks, to miss the border.
-    size, middle = edge + 2 * reach, 2 * reach
-    block = slice(middle * scale, (middle + 1) * scale)
-    still = run(torch.zeros(1, inputs, size, size, dtype=torch.float64))[..., block, block]
-    columns = []
-    for place in range(edge**2):
-        dots = torch.zeros(inputs, inputs, size, size, dtype=torch.float64)
-        row, column = divmod(place, edge)
-        channels = torch.arange(inputs)
-        dots[channels, channels, middle - reach + row, middle - reach + column] = 1
-        columns.append(run(dots)[..., block, block] - still)
-    weight = torch.stack(columns, -1).permute(2, 3, 1, 0, 4).flatten(0, 2)
-    return weight.unflatten(-1, (edge, edge)), still[0].permute(1, 2, 0).flatten()
+    # The blocks that see the dot do not see the border.
+    size, middle = 4 * reach + 1, 2 * reach
+    dots = torch.zeros(inputs + 1, inputs, size, size, dtype=torch.float64)
+    channels = torch.arange(inputs)
+    dots[channels, channels, middle, middle] = 1
+    blocks = run(dots).reshape(inputs + 1, -1, size, scale, size, scale)
+    blocks = blocks[:, :, reach : size - reach, :, reach : size - reach, :]
+    # (inputs + 1, C, place, row, place, column); the last input has no dot.
+    still = blocks[-1:]
+    # A block that lies before the dot has it at a tap after its middle.
+    weight = (blocks[:-1] - still).flip(2, 4).permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
+    return weight, still[0, :, 0, :, 0].permute(1, 2, 0).flatten()
