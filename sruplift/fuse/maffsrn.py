@@ -10,46 +10,13 @@ from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, sp
 from sruplift.models.layers import Frame, SuperResolver
 from sruplift.models.maffsrn import (
     MAFFSRN,
-    NEGATIVE_SLOPE,
-    POOL_STRIDE,
-    POOL_WINDOW,
     FeatureFusionGroup,
-    MultiAttentionBlock,
     WeightNormConv,
     enlarge_bicubic,
-    stretch,
 )
 
 # LR pixels that an enlarged one is made of, beyond its own, by bicubic interpolation.
 BICUBIC_REACH = 2
-
-
-def activate_(x: Tensor) -> Tensor:
-    """The network's LeakyReLU, in place."""
-    return F.leaky_relu_(x, NEGATIVE_SLOPE)
-
-
-class FusedBlock(nn.Module):
-    """``MultiAttentionBlock``, activations and products in place."""
-
-    def __init__(self, block: MultiAttentionBlock) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        block = self.block
-        x = block.second(activate_(block.first(x)))
-        gate = block.near_depthwise(block.near(x)).sigmoid_()
-        return gate.mul_(self._from_afar(x, frame)).mul_(x)
-
-    def _from_afar(self, x: Tensor, frame: Frame) -> Tensor:
-        block = self.block
-        reduced = block.reduce(x)
-        pooled = F.max_pool2d(block.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
-        wide = activate_(block.dilated(pooled)).add_(activate_(block.plain(pooled)))
-        wide = stretch(wide, -2, x, frame.top, frame.height)
-        wide = stretch(wide, -1, x, frame.left, frame.width)
-        return block.increase(wide.add_(reduced)).relu_().sigmoid_()
 
 
 class FusedGroup(nn.Module):
@@ -60,9 +27,7 @@ class FusedGroup(nn.Module):
 
     def __init__(self, group: FeatureFusionGroup) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            FusedBlock(block) for block in members(group.blocks, MultiAttentionBlock)
-        )
+        self.blocks = group.blocks
         first, *others = members(group.fuse, WeightNormConv)
         weight, bias = _in_turn(first).flatten(1), first.bias.double()
         for fuse in others:

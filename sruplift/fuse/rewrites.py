@@ -102,7 +102,7 @@ def spread(x: Tensor, factor: int) -> Tensor:
     """Blocks to pixels: (B, factor**2 * C, H, W) -> (B, C, H * factor, W * factor), a copy.
 
     Channels are (row, column, C) of a block, while ``pixel_shuffle`` takes (C, row, column): so
-    the pixels of a row lie together, and it is four times as fast where channels are last.
+    the pixels of a row lie together, which is faster to copy where channels are last.
     """
     batch, channels, height, width = x.shape
     depth = channels // factor**2

@@ -8,30 +8,14 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, scaled, spread
 from sruplift.models.layers import Frame, SuperResolver, stage_factors
-from sruplift.models.srram import RGB_RANGE, SRRAM, ResidualAttention, variance
+from sruplift.models.srram import RGB_RANGE, SRRAM
 
 # LR pixels that an output pixel depends on beyond its own, through all of the tail.
 REACH = 2
-
-
-class FusedResidualAttention(nn.Module):
-    """``ResidualAttention``, activations and products in place."""
-
-    def __init__(self, block: ResidualAttention) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, window: int | None) -> Tensor:
-        block = self.block
-        features = block.conv2(F.relu_(block.conv1(x)))
-        channel = block.excite(F.relu(block.squeeze(variance(features, window))))
-        gate = block.depthwise(features).add_(channel).sigmoid_()
-        return features.mul_(gate).add_(x)
 
 
 class FusedTail(nn.Module):
@@ -76,9 +60,7 @@ class FusedSRRAM(SuperResolver):
         # The mean colour stays out of the bias: zero padding comes after it.
         self.register_buffer("mean", net.mean, persistent=False)
         self.head = scaled(net.head, before=RGB_RANGE)
-        self.blocks = nn.ModuleList(
-            FusedResidualAttention(block) for block in members(net.blocks, ResidualAttention)
-        )
+        self.blocks = net.blocks
         self.trunk_end = net.trunk_end
         self.tail = FusedTail(net)
 

@@ -94,8 +94,8 @@ class MultiAttentionBlock(nn.Module):
         reduced = self.reduce(x)
         pooled = F.max_pool2d(self.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
         wide = _activate(self.dilated(pooled)) + _activate(self.plain(pooled))
-        wide = stretch(
-            stretch(wide, -2, x, frame.top, frame.height), -1, x, frame.left, frame.width
+        wide = _stretch(
+            _stretch(wide, -2, x, frame.top, frame.height), -1, x, frame.left, frame.width
         )
         return torch.sigmoid(F.relu(self.increase(wide + reduced)))
 
@@ -162,7 +162,7 @@ def enlarge_bicubic(lr: Tensor, scale: int) -> Tensor:
     return F.interpolate(lr, scale_factor=scale, mode="bicubic", align_corners=False)
 
 
-def stretch(pooled: Tensor, dim: int, like: Tensor, start: int, length: int) -> Tensor:
+def _stretch(pooled: Tensor, dim: int, like: Tensor, start: int, length: int) -> Tensor:
     """``pooled`` along ``dim`` by nearest neighbour, as for an image of ``length`` pixels.
 
     ``like`` is its part from ``start`` on, which is a multiple of the period.

@@ -52,7 +52,7 @@ class ResidualAttention(nn.Module):
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         features = self.conv2(F.relu(self.conv1(x)))
-        channel = self.excite(F.relu(self.squeeze(variance(features, window))))
+        channel = self.excite(F.relu(self.squeeze(_variance(features, window))))
         return x + torch.sigmoid(channel + self.depthwise(features)) * features
 
 
@@ -89,11 +89,11 @@ class SRRAM(SuperResolver):
         return self.last(deep).float() / RGB_RANGE + self.mean
 
 
-def variance(x: Tensor, window: int | None) -> Tensor:
+def _variance(x: Tensor, window: int | None) -> Tensor:
     """Population variance of each channel, (B, C, 1, 1) or around each pixel (B, C, H, W)."""
     x = x.float()  # a difference of squares, which half precision loses
     centred = x - x.mean((2, 3), keepdim=True)
     if window is None:
-        # ``var`` takes seven times as long where channels are last.
-        return centred.square_().mean((2, 3), keepdim=True)
+        # ``var`` is many times slower where channels are last.
+        return centred.square().mean((2, 3), keepdim=True)
     return (local_mean(centred.square(), window) - local_mean(centred, window).square()).clamp(0)

@@ -52,7 +52,7 @@ def test_maffsrn_in_tiles_equals_the_whole(wrap: type[SelfEnsemble]) -> None:
     assert (plain - whole[..., 800:900]).abs().max() > 1e-6
 
 
-def test_a_maffsrn_blockstretches_as_torch_does() -> None:
+def test_a_maffsrn_block_stretches_as_torch_does() -> None:
     torch.manual_seed(0)
     block = MultiAttentionBlock(32)
     for size in (13, 14, 40, 61):
@@ -63,11 +63,11 @@ def test_a_maffsrn_blockstretches_as_torch_does() -> None:
 
 
 def _by_block(pooled: Tensor, x: Tensor) -> Tensor:
-    from sruplift.models.maffsrn import stretch
+    from sruplift.models.maffsrn import _stretch
 
     frame = Frame.whole(x)
-    pooled = stretch(pooled, -2, x, frame.top, frame.height)
-    return stretch(pooled, -1, x, frame.left, frame.width)
+    pooled = _stretch(pooled, -2, x, frame.top, frame.height)
+    return _stretch(pooled, -1, x, frame.left, frame.width)
 
 
 def test_hpinet_in_tiles_divides_as_the_whole_does() -> None:
