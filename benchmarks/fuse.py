@@ -3,7 +3,8 @@
 Runs a network as it is and rewritten (``sruplift.fuse``), by turns, so that what else the machine
 does falls on all alike, and prints medians, and the ratio to the first row's time of the same turn
 as a median and its quartiles. With weights from ``sruplift weights``, where there are any, else
-random ones. Networks that pool do so around each pixel, as ``sruplift upscale`` lets them.
+random ones. Times are of the process's CPU with one thread, which a busy machine disturbs less,
+and of the clock with more. Networks that pool do so around each pixel, as in ``sruplift upscale``.
 
     python benchmarks/fuse.py [--model pan --model a2n] [--scale 4] [--size 180x320] [--turns 9]
         [--threads 1] [--profile]
@@ -63,13 +64,14 @@ def variants(model: nn.Module, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 
 def measure(calls: dict[str, Callable[[], Tensor]], turns: int) -> dict[str, list[float]]:
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(turns + 1):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = clock()
             call()
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 
