@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
+from sruplift.fuse import fused
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
 from sruplift.tiling import (
@@ -63,6 +64,8 @@ class Engine:
         self_ensemble: whether to take the mean over the eight flips and rotations of a tile.
         local: whether a network that pools over the image does so around each pixel instead, as its
             ``needs`` say, so that tiles agree.
+        fuse: whether to run a network of ours as ``fused`` rewrites it, a copy, on CPUs (where it
+            was measured).
 
     Raises:
         UsageError: an unknown or unavailable device or precision.
@@ -77,6 +80,7 @@ class Engine:
         *,
         self_ensemble: bool = False,
         local: bool = True,
+        fuse: bool = True,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -84,6 +88,8 @@ class Engine:
         self.needs: InputNeeds = getattr(model, "needs", InputNeeds(receptive_field=None))
         if local and self.needs.window is not None:
             model.window = self.needs.window  # type: ignore[assignment]
+        if fuse and self.device.type == "cpu":
+            model = fused(model)
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
         if self_ensemble:
             model = SelfEnsemble(model)

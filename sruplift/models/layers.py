@@ -146,14 +146,31 @@ def local_mean(x: Tensor, window: int) -> Tensor:
     """Mean of each channel in a square around each pixel: (B, C, H, W) -> the same shape.
 
     The square is moved inward at the borders, and is as large as the image where that is smaller,
-    so that every mean is over equally many pixels. By summed-area tables, in float64: a running
-    sum of a large image loses the small differences in float32.
+    so that every mean is over equally many pixels.
     """
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        edge = min(window, size)
-        sums = F.pad(x.double().movedim(dim, -1).cumsum(-1), (1, 0)).movedim(-1, dim)
-        first = (torch.arange(size, device=x.device) - edge // 2).clamp(0, size - edge)
-        total = sums.index_select(dim, first + edge) - sums.index_select(dim, first)
-        x = (total / edge).to(x.dtype)
+    return beyond_windows(window_means(x, window), window, x.shape[-2:])
+
+
+def window_means(x: Tensor, window: int) -> Tensor:
+    """Mean of each channel in every square inside: (B, C, H, W) -> (B, C, H - edge + 1, …).
+
+    The edge is ``window``, or the image's side where that is smaller. By summed-area tables, in
+    float64: a running sum of a large image loses the small differences in float32.
+    """
+    for dim in (-1, -2):
+        edge = min(window, x.shape[dim])
+        sums = x.double().movedim(dim, -1).cumsum(-1).movedim(-1, dim)
+        first = sums.narrow(dim, edge - 1, 1)
+        length = x.shape[dim] - edge
+        moved = sums.narrow(dim, edge, length) - sums.narrow(dim, 0, length)
+        x = (torch.cat([first, moved], dim) / edge).to(x.dtype)
     return x
+
+
+def beyond_windows(means: Tensor, window: int, size: tuple[int, int] | torch.Size) -> Tensor:
+    """``window_means``, or what was made of each, for every pixel of an image of ``size``."""
+    padding = []
+    for length in reversed(size):
+        edge = min(window, length)
+        padding += [edge // 2, edge - 1 - edge // 2]
+    return F.pad(means, padding, mode="replicate")

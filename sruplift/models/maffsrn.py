@@ -45,9 +45,13 @@ class WeightNormConv(nn.Module):
         self.weight_g = nn.Parameter(self._length().detach().clone())
         self.bias = nn.Parameter(made.bias.detach().clone())
 
+    @property
+    def weight(self) -> Tensor:
+        """The kernels themselves."""
+        return self.weight_v * (self.weight_g / self._length())
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight_v * (self.weight_g / self._length())
-        return F.conv2d(x, weight, self.bias, padding="same")
+        return F.conv2d(x, self.weight, self.bias, padding="same")
 
     def _length(self) -> Tensor:
         return self.weight_v.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -150,8 +154,12 @@ class MAFFSRN(SuperResolver):
             x = group(x, frame)
         fine = F.pixel_shuffle(self.scale3(self.tail3(x)), self.scale)
         coarse = F.pixel_shuffle(self.scale5(self.tail5(x)), self.scale)
-        base = F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return fine + coarse + base
+        return fine + coarse + enlarge_bicubic(lr, self.scale)
+
+
+def enlarge_bicubic(lr: Tensor, scale: int) -> Tensor:
+    """The image that the network adds its result to."""
+    return F.interpolate(lr, scale_factor=scale, mode="bicubic", align_corners=False)
 
 
 def _stretch(pooled: Tensor, dim: int, like: Tensor, start: int, length: int) -> Tensor:

@@ -1,0 +1,73 @@
+"""SRRAM for inference: the tail, which is linear, as one convolution.
+
+It holds where the tail's maps do not end, so a border of one LR pixel is computed as before.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, scaled, spread
+from sruplift.models.layers import Frame, SuperResolver, stage_factors
+from sruplift.models.srram import RGB_RANGE, SRRAM
+
+# LR pixels that an output pixel depends on beyond its own, through all of the tail.
+REACH = 2
+
+
+class FusedTail(nn.Module):
+    """Every convolution of the tail, (B, C, H, W) -> (B, 3, H * scale, W * scale)."""
+
+    def __init__(self, net: SRRAM) -> None:
+        super().__init__()
+        self.scale, self.factors = net.scale, stage_factors(net.scale)
+        widen = zip(members(net.upsample, nn.Conv2d), self.factors, strict=True)
+        self.widen = nn.ModuleList(for_spread(conv, factor) for conv, factor in widen)
+        self.last = scaled(net.last, after=1 / RGB_RANGE)
+        exact = copy.deepcopy(self).double()
+        weight, bias = kernel_of(exact.stepwise, self.last.in_channels, self.scale, REACH)
+        self.whole = make_conv(weight.float(), bias.float(), padding=REACH)
+
+    def stepwise(self, x: Tensor) -> Tensor:
+        """The tail as it was trained."""
+        for widen, factor in zip(self.widen, self.factors, strict=True):
+            x = spread(widen(x), factor)
+        return self.last(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = 1 + REACH
+        if min(x.shape[-2:]) < 2 * sides:
+            return self.stepwise(x)
+        result, edge = spread(self.whole(x), self.scale), self.scale
+        result[..., :edge, :] = self.stepwise(x[..., :sides, :])[..., :edge, :]
+        result[..., -edge:, :] = self.stepwise(x[..., -sides:, :])[..., -edge:, :]
+        result[..., :edge] = self.stepwise(x[..., :sides])[..., :edge]
+        result[..., -edge:] = self.stepwise(x[..., -sides:])[..., -edge:]
+        return result
+
+
+class FusedSRRAM(SuperResolver):
+    """``SRRAM`` for inference. The range of 0 to 255 is in the first and last weights."""
+
+    mean: Tensor
+
+    def __init__(self, net: SRRAM) -> None:
+        super().__init__()
+        self.scale, self.needs, self.window = net.scale, net.needs, net.window
+        # The mean colour stays out of the bias: zero padding comes after it.
+        self.register_buffer("mean", net.mean, persistent=False)
+        self.head = scaled(net.head, before=RGB_RANGE)
+        self.blocks = net.blocks
+        self.trunk_end = net.trunk_end
+        self.tail = FusedTail(net)
+
+    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
+        shallow = self.head(lr - self.mean)
+        deep = shallow
+        for block in self.blocks:
+            deep = block(deep, self.window)
+        deep = self.trunk_end(deep).add_(shallow)
+        return torch.add(self.mean, self.tail(deep).float())
