@@ -42,6 +42,10 @@ class DatasetSpec:
     md5: str | None = None
 
 
+class AbsentDatasetError(DatasetError):
+    """A benchmark that is not where it was looked for, or that nobody may download."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """HR images to measure on, sorted by name. ``name`` is the benchmark's, or the folder's.
@@ -92,7 +96,7 @@ def find_dataset(name: str, data_root: Path | None = None) -> Dataset:
     if data_root is not None:
         folder = _find_in_root(spec, data_root)
     elif spec.repo is None:
-        raise DatasetError(
+        raise AbsentDatasetError(
             f"{spec.name} is not free to download (its authors give it out on request): name the"
             f" folder that has your {spec.name} folder with --data-root"
         )
@@ -102,6 +106,34 @@ def find_dataset(name: str, data_root: Path | None = None) -> Dataset:
     if len(images) != spec.count:
         raise DatasetError(_wrong_count(spec, len(images), str(folder)))
     return Dataset(spec.name, images, benchmark=True)
+
+
+def find_benchmarks(data_root: Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the benchmarks that can be had, and of those that cannot.
+
+    ``data_root`` is as in :func:`find_dataset`. Nothing is downloaded.
+
+    Raises:
+        DatasetError: ``data_root`` cannot be read.
+    """
+    here = tuple(spec.name for spec in BENCHMARKS.values() if _can_be_had(spec, data_root))
+    return here, tuple(name for name in BENCHMARKS if name not in here)
+
+
+def canonical_name(name: str) -> str:
+    """The benchmark's own name for one of its aliases; any other name as it is."""
+    spec = _find_spec(name)
+    return spec.name if spec else name
+
+
+def _can_be_had(spec: DatasetSpec, data_root: Path | None) -> bool:
+    if data_root is None:
+        return spec.repo is not None
+    try:
+        _find_in_root(spec, data_root)
+    except AbsentDatasetError:
+        return False
+    return True
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
@@ -150,13 +182,16 @@ def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
             return np.array(opaque.convert("RGB"))
 
 
-def cache_folder() -> Path:
-    """Where unpacked data sets are kept: the Hub cache's place for assets of other libraries."""
+def cache_folder(name: str = "datasets") -> Path:
+    """Where unpacked data sets, or what else is called ``name``, are kept.
+
+    It is the Hub cache's place for assets of other libraries.
+    """
     if folder := os.environ.get("HF_ASSETS_CACHE"):
-        return Path(folder).expanduser() / "sruplift" / "datasets"
+        return Path(folder).expanduser() / "sruplift" / name
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / "datasets"
+    return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / name
 
 
 def _find_spec(name: str) -> DatasetSpec | None:
@@ -197,7 +232,7 @@ def _find_in_root(spec: DatasetSpec, root: Path) -> Path:
         if list_images(folder):
             return folder
     problem = f"there are no images in {candidates[0]}" if candidates else f"it is not in {root}"
-    raise DatasetError(
+    raise AbsentDatasetError(
         f"cannot find {spec.name}: {problem} (looked for {spec.name}/HR, {spec.name}_HR and"
         f" {spec.name})"
     )

@@ -37,6 +37,10 @@ class DatasetError(SrupliftError):
     """A data set that cannot be found, downloaded or used."""
 
 
+class ComparisonError(SrupliftError):
+    """Reports of measurements that cannot be read, or were not measured alike."""
+
+
 class WeightsError(SrupliftError):
     """Weights that cannot be found, downloaded, verified or loaded."""
 

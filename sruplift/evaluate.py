@@ -8,174 +8,139 @@ and on RGB, with ``scale`` pixels cut from every side. A set's number is the mea
 from __future__ import annotations
 
 import functools
-import math
-import platform
-import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
 from torch import Tensor
 
-from sruplift import __version__
 from sruplift.chop import chop
 from sruplift.datasets import Dataset, find_dataset, read_hr
 from sruplift.engine import Engine, is_out_of_memory
-from sruplift.errors import DatasetError, NumericalError, UsageError
-from sruplift.metrics import min_size, psnr, ssim
+from sruplift.errors import DatasetError, NumericalError, WeightsError
+from sruplift.manifest import sha256_of
+from sruplift.metrics import min_size
+from sruplift.perceptual import Perceptual
 from sruplift.published import Published, find_published
 from sruplift.resize import bicubic, modcrop
+from sruplift.resultcache import ResultCache
+from sruplift.results import BICUBIC, DatasetResult, EvalOptions, ImageResult, Report
+from sruplift.scores import Scores, degrade, score, to_float, to_levels
+from sruplift.tiling import assemble
 from sruplift.weights import WeightsFile, find_weights, load_model
-
-BICUBIC = "bicubic"
-BICUBIC_SCALES = (2, 3, 4)
 
 Upscale = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]
+Look = Callable[[ImageResult, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class EvalOptions:
-    """What to measure, on what. ``datasets`` and ``data_root`` are as in ``find_dataset``.
+class Pictures:
+    """What one image's scores were measured on.
 
-    ``model`` is one of ``MODELS``, or ``bicubic`` for MATLAB's upscaling as a baseline, which has
-    no weights. ``weights`` is as in ``find_weights``, ``device`` and ``precision`` are as in
-    ``Engine``; papers measure in fp32. ``chop`` cuts images in quarters, as A2N's paper does.
-    """
-
-    datasets: tuple[str, ...]
-    model: str = "pan"
-    scale: int = 4
-    weights: str | None = None
-    data_root: Path | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    self_ensemble: bool = False
-    chop: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.datasets:
-            raise UsageError("name at least one data set to measure on")
-        if self.model != BICUBIC:
-            return
-        if self.weights is not None:
-            raise UsageError("bicubic has no weights")
-        if self.chop:
-            raise UsageError("bicubic is the same in quarters: no chop")
-        if self.self_ensemble:
-            raise UsageError("bicubic is the same for every flip and rotation: no self-ensemble")
-        if self.scale not in BICUBIC_SCALES:
-            valid = ", ".join(map(str, BICUBIC_SCALES))
-            raise UsageError(f"bicubic has no scale {self.scale} (valid: {valid})")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """PSNR in dB (``inf`` for identical images) and SSIM, of one image or the mean of several.
-
-    ``seconds`` is the network's time alone. ``*_y_rounded`` are measured on Y rounded to whole
-    levels, as HPINet's paper does.
-    """
-
-    psnr_y: float
-    ssim_y: float
-    psnr_y_rounded: float
-    ssim_y_rounded: float
-    psnr_rgb: float
-    ssim_rgb: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """One image's file name, HR (height, width) as measured, and scores."""
-
-    name: str
-    size: tuple[int, int]
-    scores: Scores
-
-
-@dataclass(frozen=True)
-class DatasetResult:
-    """One data set's images, and what the network's paper reports on it, if anything."""
-
-    name: str
-    images: tuple[ImageResult, ...]
-    paper: Published | None = None
-
-    @property
-    def mean(self) -> Scores:
-        """The mean over the images, each counting the same."""
-        return mean_scores(image.scores for image in self.images)
-
-    @property
-    def as_in_paper(self) -> tuple[float, float]:
-        """Mean PSNR and SSIM measured as the paper does: on Y, rounded if it rounds."""
-        mean = self.mean
-        if self.paper is not None and self.paper.round_y:
-            return mean.psnr_y_rounded, mean.ssim_y_rounded
-        return mean.psnr_y, mean.ssim_y
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured, and with what. ``weights`` is None for bicubic.
-
-    ``device`` and ``precision`` are those that the options led to.
+    ``lr`` (1, 3, h, w) and ``hr`` (1, 3, H, W) are levels of 8 bits, float in [0, 1]; ``sr`` is
+    the network's result, neither rounded nor clamped.
     """
 
     options: EvalOptions
-    weights: WeightsFile | None
+    dataset: str
+    result: ImageResult
+    lr: Tensor
+    sr: Tensor
+    hr: Tensor
+
+
+Keep = Callable[[Pictures], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes SR of LR, with what the options led to.
+
+    ``upscale`` is as in :func:`evaluate_dataset`. ``overlap`` is in LR pixels, and ``tile_shape``
+    gives the (height, width) of the tiles of an LR image; both are None for the whole image.
+    """
+
+    upscale: Upscale
     device: str
     precision: str
-    datasets: tuple[DatasetResult, ...]
+    overlap: int | None = None
+    tile_shape: Callable[[int, int], tuple[int, int]] | None = None
 
 
-def evaluate(options: EvalOptions, progress: Progress | None = None) -> Report:
+@dataclass(frozen=True)
+class Plan:
+    """What is needed to measure, found: the weights' file (None for bicubic) and the images."""
+
+    options: EvalOptions
+    weights: WeightsFile | None
+    datasets: tuple[Dataset, ...]
+
+
+def evaluate(
+    options: EvalOptions,
+    progress: Progress | None = None,
+    cache: ResultCache | None = None,
+    keep: Keep | None = None,
+) -> Report:
     """Measure one network on each of the data sets.
 
-    Weights and data sets are looked for first, so that what is missing is known before anything
-    is computed. ``progress`` is called with a data set's name, images done and images in all.
+    ``progress`` is called with a data set's name, images done and images in all. With a ``cache``
+    only those images are measured that it does not know. ``keep`` is given every image's pictures,
+    so with it all are measured.
 
     Raises:
         SrupliftError: weights or data cannot be found, or an image cannot be measured. There is
             no result then: a mean over the remaining images would be another number.
     """
+    return measure(prepare(options), progress, cache, keep)
+
+
+def prepare(options: EvalOptions) -> Plan:
+    """Look for weights and data sets, so that what is missing is known before any computing.
+
+    Raises:
+        SrupliftError: something cannot be found or downloaded.
+    """
     weights: WeightsFile | None = None
     if options.model != BICUBIC:
         weights = find_weights(options.model, options.scale, options.weights)
-    datasets = [find_dataset(name, options.data_root) for name in options.datasets]
-    upscale: Upscale = functools.partial(bicubic_upscale, scale=options.scale)
-    device, precision = "cpu", "uint8"
-    if weights is not None:
-        network = load_model(options.model, options.scale, weights)
-        engine = Engine(
-            network,
-            options.scale,
-            options.device,
-            options.precision,
-            self_ensemble=options.self_ensemble,
-            local=False,
-        )
-        upscale = engine.run
-        if options.chop:
-            upscale = functools.partial(chop, engine.run, scale=options.scale)
-        device, precision = str(engine.device), engine.precision
-    results = tuple(
-        DatasetResult(
-            dataset.name,
-            evaluate_dataset(dataset, upscale, options.scale, progress),
-            _paper(options, dataset),
-        )
-        for dataset in datasets
+    datasets = tuple(find_dataset(name, options.data_root) for name in options.datasets)
+    return Plan(options, weights, datasets)
+
+
+def measure(
+    plan: Plan,
+    progress: Progress | None = None,
+    cache: ResultCache | None = None,
+    keep: Keep | None = None,
+) -> Report:
+    """What :func:`evaluate` does once everything is found."""
+    options = plan.options
+    method = _method(options, plan.weights)
+    perceptual = Perceptual(options.metrics, method.device) if options.metrics else None
+    key = _cache_key(plan, method, perceptual)
+    results = []
+    for dataset in plan.datasets:
+        look = keep and functools.partial(_keep, keep, options, dataset.name)
+        one = functools.partial(_evaluate_one, method, options.scale, perceptual, look)
+        if cache is not None:
+            one = functools.partial(_evaluate_once, one, cache, key, keep is None)
+        images = _each_image(dataset, one, progress)
+        results.append(DatasetResult(dataset.name, images, _paper(options, dataset)))
+    return Report(
+        options=options,
+        weights=plan.weights,
+        device=method.device,
+        precision=method.precision,
+        datasets=tuple(results),
+        overlap=method.overlap,
+        perceptual=perceptual.metrics if perceptual else (),
+        pyiqa=perceptual.version if perceptual else None,
     )
-    return Report(options, weights, device, precision, results)
 
 
 def evaluate_dataset(
@@ -190,19 +155,110 @@ def evaluate_dataset(
         DatasetError: an image cannot be read, or is too small.
         NumericalError: SR is not finite.
     """
+    return _each_image(dataset, lambda path: evaluate_image(path, upscale, scale), progress)
+
+
+def _each_image(
+    dataset: Dataset, evaluate_one: Callable[[Path], ImageResult], progress: Progress | None
+) -> tuple[ImageResult, ...]:
     results = []
     total = len(dataset.images)
     for done, path in enumerate(dataset.images):
         if progress:
             progress(dataset.name, done, total)
-        results.append(evaluate_image(path, upscale, scale))
+        results.append(evaluate_one(path))
     if progress:
         progress(dataset.name, total, total)
     return tuple(results)
 
 
-def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
-    """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file."""
+def _keep(
+    keep: Keep, options: EvalOptions, dataset: str, result: ImageResult, *images: Tensor
+) -> None:
+    keep(Pictures(options, dataset, result, *images))
+
+
+def _evaluate_one(
+    method: Method,
+    scale: int,
+    perceptual: Perceptual | None,
+    look: Look | None,
+    path: Path,
+) -> ImageResult:
+    result = evaluate_image(path, method.upscale, scale, perceptual, look)
+    if method.tile_shape is None:
+        return result
+    height, width = result.size
+    return replace(result, tile=method.tile_shape(height // scale, width // scale))
+
+
+def _evaluate_once(
+    evaluate_one: Callable[[Path], ImageResult],
+    cache: ResultCache,
+    key: Mapping[str, Any],
+    read: bool,
+    path: Path,
+) -> ImageResult:
+    """The result from ``cache`` if it may be read, or a new one, which then is in it."""
+    if read:
+        digest = _sha256_of(path)
+        found = _from_record(cache.read({**key, "image": digest}), path.name, digest)
+        if found is not None:
+            return found
+    result = evaluate_one(path)
+    cache.write({**key, "image": result.sha256}, _as_record(result))
+    return result
+
+
+def _cache_key(plan: Plan, method: Method, perceptual: Perceptual | None) -> dict[str, Any]:
+    """Everything but the image that makes a result."""
+    options = plan.options
+    return {
+        "model": options.model,
+        "scale": options.scale,
+        "weights": plan.weights and plan.weights.sha256,
+        "device": method.device,
+        "precision": method.precision,
+        "self_ensemble": options.self_ensemble,
+        "chop": options.chop,
+        "tile": options.tile_size,
+        "overlap": method.overlap,
+        "metrics": sorted(options.metrics),
+        "pyiqa": perceptual and perceptual.version,
+    }
+
+
+def _as_record(result: ImageResult) -> dict[str, Any]:
+    record = asdict(result)
+    return {name: record[name] for name in ("size", "scores", "tile", "perceptual")}
+
+
+def _from_record(record: dict[str, Any] | None, name: str, digest: str) -> ImageResult | None:
+    if record is None:
+        return None
+    return ImageResult(
+        name=name,
+        size=tuple(record["size"]),
+        scores=Scores(**record["scores"]),
+        sha256=digest,
+        tile=None if record["tile"] is None else tuple(record["tile"]),
+        perceptual=record["perceptual"],
+        from_cache=True,
+    )
+
+
+def evaluate_image(
+    path: Path,
+    upscale: Upscale,
+    scale: int,
+    perceptual: Perceptual | None = None,
+    look: Look | None = None,
+) -> ImageResult:
+    """Measure ``upscale``, which is as in :func:`evaluate_dataset`, on one HR image file.
+
+    ``look`` is given the result, LR, SR and HR.
+    """
+    digest = _sha256_of(path)
     hr = modcrop(read_hr(path), scale)
     height, width = hr.shape[-2:]
     needed = min_size(scale)
@@ -211,11 +267,33 @@ def evaluate_image(path: Path, upscale: Upscale, scale: int) -> ImageResult:
             f"{path} is too small to be measured at x{scale}: {height}x{width}, cropped to a"
             f" multiple of {scale}, and both sides must be at least {needed}"
         )
-    lr = to_float(degrade(hr, scale))[None]
+    lr, original = to_float(degrade(hr, scale))[None], to_float(hr)[None]
     start = time.perf_counter()
     sr = _run_whole(upscale, lr, path)
     seconds = time.perf_counter() - start
-    return ImageResult(path.name, (height, width), score(sr, to_float(hr)[None], scale, seconds))
+    scores = score(sr, original, lr, scale, seconds)
+    extra = _measure_perceptual(perceptual, sr, original, path) if perceptual else {}
+    result = ImageResult(path.name, (height, width), scores, digest, perceptual=extra)
+    if look:
+        look(result, lr, sr, original)
+    return result
+
+
+def _measure_perceptual(
+    perceptual: Perceptual, sr: Tensor, hr: Tensor, path: Path
+) -> dict[str, float]:
+    """Of what a viewer would see: 8 bits, the whole image."""
+    try:
+        return perceptual.measure(to_float(to_levels(sr)), hr)
+    except NumericalError as error:
+        raise NumericalError(f"{path} cannot be measured: {error}") from error
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except WeightsError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _run_whole(upscale: Upscale, lr: Tensor, path: Path) -> Tensor:
@@ -235,108 +313,41 @@ def _run_whole(upscale: Upscale, lr: Tensor, path: Path) -> Tensor:
     return sr
 
 
-def score(sr: Tensor, hr: Tensor, scale: int, seconds: float = 0.0) -> Scores:
-    """All metrics of one image; ``sr`` and ``hr`` (1, 3, H, W), float in [0, 1], ``hr`` 8-bit."""
-    pair = (sr, hr, scale)
-    return Scores(
-        psnr_y=psnr(*pair).item(),
-        ssim_y=ssim(*pair).item(),
-        psnr_y_rounded=psnr(*pair, round_y=True).item(),
-        ssim_y_rounded=ssim(*pair, round_y=True).item(),
-        psnr_rgb=psnr(*pair, y_channel=False).item(),
-        ssim_rgb=ssim(*pair, y_channel=False).item(),
-        seconds=seconds,
+def _method(options: EvalOptions, weights: WeightsFile | None) -> Method:
+    """The network on its device, run as the options say."""
+    if weights is None:
+        return Method(functools.partial(bicubic_upscale, scale=options.scale), "cpu", "uint8")
+    engine = Engine(
+        load_model(options.model, options.scale, weights),
+        options.scale,
+        options.device,
+        options.precision,
+        self_ensemble=options.self_ensemble,
+        # In tiles a network runs as `upscale` runs it, on the whole image as its paper does.
+        local=options.tile_size is not None,
     )
+    device, precision = str(engine.device), engine.precision
+    if options.tile_size is not None:
+        return _tiled(engine, options, device, precision)
+    upscale: Upscale = engine.run
+    if options.chop:
+        upscale = functools.partial(chop, engine.run, scale=options.scale)
+    return Method(upscale, device, precision)
 
 
-def mean_scores(scores: Iterable[Scores]) -> Scores:
-    """The mean of each score. One identical image makes a PSNR's mean infinite.
+def _tiled(engine: Engine, options: EvalOptions, device: str, precision: str) -> Method:
+    size = None if options.tile_size == "auto" else options.tile_size
+    overlap = engine.default_overlap(size) if options.overlap == "auto" else options.overlap
 
-    Raises:
-        ValueError: there are no scores.
-    """
-    rows = list(scores)
-    if not rows:
-        raise ValueError("there is nothing to take the mean of")
-    names = [field.name for field in fields(Scores)]
-    # fmean, because statistics.mean of an infinity is an error.
-    return Scores(**{name: statistics.fmean(getattr(row, name) for row in rows) for name in names})
+    def upscale(lr: Tensor) -> Tensor:
+        return assemble(engine.bands(lr, size, overlap), lr.shape[-2] * options.scale)
 
+    def shape(height: int, width: int) -> tuple[int, int]:
+        if size is None:
+            return engine.choose_tile(height, width, overlap)
+        return min(height, size), min(width, size)
 
-def degrade(hr: Tensor, scale: int) -> Tensor:
-    """LR of ``hr``, (3, H, W) ``uint8`` whose sides are multiples of ``scale``, as ``uint8``."""
-    return bicubic(hr, Fraction(1, scale))
-
-
-def to_float(image: Tensor) -> Tensor:
-    """``uint8`` levels as float32 in [0, 1]."""
-    return image.to(torch.float32) / 255
-
-
-def report_as_dict(report: Report) -> dict[str, Any]:
-    """The report for JSON. An infinite PSNR, which JSON cannot say, is ``None``."""
-    options = report.options
-    weights = report.weights
-    return {
-        "protocol": _protocol(options),
-        "versions": {
-            "sruplift": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
-        "model": options.model,
-        "scale": options.scale,
-        "device": report.device,
-        "precision": report.precision,
-        "weights": weights
-        and {"file": weights.path.name, "sha256": weights.sha256, "source": weights.source},
-        "datasets": [_dataset_as_dict(dataset) for dataset in report.datasets],
-    }
-
-
-def _dataset_as_dict(result: DatasetResult) -> dict[str, Any]:
-    return {
-        "name": result.name,
-        "count": len(result.images),
-        "images": [
-            {"name": image.name, "size": list(image.size), **_scores_as_dict(image.scores)}
-            for image in result.images
-        ],
-        "mean": _scores_as_dict(result.mean),
-        "paper": result.paper
-        and {
-            "psnr": result.paper.psnr,
-            "ssim": result.paper.ssim,
-            "source": result.paper.source,
-            "paper": result.paper.paper,
-            "note": result.paper.note,
-            "y_rounded": result.paper.round_y,
-        },
-    }
-
-
-def _scores_as_dict(scores: Scores) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in asdict(scores).items()}
-
-
-def _protocol(options: EvalOptions) -> dict[str, Any]:
-    """What was done, in words, for whoever reads the numbers later."""
-    scale = options.scale
-    image = "overlapping quarters of the image" if options.chop else "whole image"
-    ensemble = "mean over 8 flips and rotations" if options.self_ensemble else "no self-ensemble"
-    return {
-        "hr": f"cropped to a multiple of {scale} (bottom and right); grey as three equal channels",
-        "lr": "MATLAB imresize bicubic, antialiased, of the 8-bit HR; 8-bit after each pass",
-        "inference": f"{image}, batch 1, {ensemble}",
-        "rounding": "SR rounded to 8 bits and clamped",
-        "crop_border": scale,
-        "y": "BT.601 studio range, not rounded; *_y_rounded: rounded to whole levels",
-        "psnr": "peak 255; null: the images are identical",
-        "ssim": "11x11 Gaussian window, sigma 1.5, no padding, K1 0.01, K2 0.03, L 255",
-        "mean": "arithmetic mean over the images",
-    }
+    return Method(upscale, device, precision, overlap, shape)
 
 
 def _paper(options: EvalOptions, dataset: Dataset) -> Published | None:
@@ -347,5 +358,4 @@ def _paper(options: EvalOptions, dataset: Dataset) -> Published | None:
 
 def bicubic_upscale(lr: Tensor, scale: int) -> Tensor:
     """MATLAB's bicubic enlargement of 8-bit pixels; LR and SR (B, 3, H, W), float in [0, 1]."""
-    levels = lr.mul(255).round().clamp(0, 255).to(torch.uint8)
-    return to_float(bicubic(levels, scale))
+    return to_float(bicubic(to_levels(lr), scale))

@@ -30,6 +30,8 @@ from sruplift.manifest import (
 from sruplift.weights import IdentifiedWeights, identify, save_weights
 
 BEST_NAME = "best.safetensors"
+# What `sruplift eval` calls MATLAB's bicubic, which has no weights.
+BASELINE = "bicubic"
 
 
 @dataclass(frozen=True)
@@ -84,33 +86,58 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
 def record(reports: Sequence[Path], command: str | None = None) -> list[WeightsEntry]:
     """Enter the benchmarks' means from reports of ``sruplift eval --json`` in the manifest.
 
+    A report of several networks enters each; a baseline beside them is passed over.
+
     Raises:
-        WeightsError: a report cannot be read, or was made with other weights than the manifest's.
+        WeightsError: a report cannot be read, was made with other weights than the manifest's, or
+            not on whole images.
     """
-    return [_record_one(report, command) for report in reports]
+    return [
+        _record_one(data, path, command)
+        for path in reports
+        for data in _read_reports(path)
+        if data.get("model") != BASELINE
+    ]
 
 
-def _record_one(report: Path, command: str | None) -> WeightsEntry:
+def _read_reports(path: Path) -> list[dict[str, Any]]:
+    """The reports in the file, one or several."""
     try:
-        data = json.loads(report.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        reports = data.get("reports", [data])
+        return [dict(each) for each in reports]
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _no_report(path, error) from error
+
+
+def _record_one(data: dict[str, Any], path: Path, command: str | None) -> WeightsEntry:
+    try:
         entry = read_manifest().find(data["model"], data["scale"])
         measured = {each["name"]: _means(each["mean"]) for each in data["datasets"]}
         sha256 = str(data["weights"]["sha256"])
-    except OSError as error:
-        raise WeightsError(f"cannot read {report}: {error.strerror or error}") from error
+        inference = dict(data.get("inference", {}))
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{report} is not a report of `sruplift eval --json`: {error}"
-        ) from error
+        raise _no_report(path, error) from error
     if sha256 != entry.sha256:
         raise WeightsError(
-            f"{report} was made with other weights (sha256 {sha256[:12]}…) than those of"
+            f"{path} was made with other weights (sha256 {sha256[:12]}…) than those of"
             f" {entry.model} x{entry.scale} in the manifest ({entry.sha256[:12]}…)"
+        )
+    if any(inference.get(name) for name in ("self_ensemble", "chop", "tile")):
+        raise WeightsError(
+            f"{path} was measured with a self-ensemble or in parts: the manifest has what the"
+            " network does once on whole images"
         )
     metrics = {**entry.metrics, **measured}
     datasets = " ".join(f"--dataset {name}" for name in metrics)
     made_by = f"sruplift eval --model {entry.model} --scale {entry.scale} {datasets}"
     return _enter(dataclasses.replace(entry, metrics=metrics, metrics_command=command or made_by))
+
+
+def _no_report(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is not a report of `sruplift eval --json`: {error}")
 
 
 def _enter(entry: WeightsEntry, *, same_tensors: bool = False) -> WeightsEntry:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pyiqa_stand_in
 import pytest
 import torch
 from conftest import photo_like
@@ -15,25 +19,16 @@ from torch import Tensor
 
 from sruplift import evaluate as module
 from sruplift.datasets import find_dataset
+from sruplift.documents import as_markdown
 from sruplift.errors import DatasetError, NumericalError, UsageError, WeightsError
-from sruplift.evaluate import (
-    DatasetResult,
-    EvalOptions,
-    ImageResult,
-    Scores,
-    bicubic_upscale,
-    evaluate,
-    evaluate_dataset,
-    evaluate_image,
-    mean_scores,
-    modcrop,
-    report_as_dict,
-    score,
-)
+from sruplift.evaluate import bicubic_upscale, evaluate, evaluate_dataset, evaluate_image
 from sruplift.metrics import psnr, ssim
 from sruplift.models import create_model
 from sruplift.published import DATASETS, PAPERS, find_published
-from sruplift.resize import bicubic
+from sruplift.reporting import as_csv, report_as_dict
+from sruplift.resize import bicubic, modcrop
+from sruplift.results import DatasetResult, EvalOptions, ImageResult
+from sruplift.scores import Scores, degrade, lr_psnr, mean_scores, score, to_float, to_levels
 from sruplift.weights import import_checkpoint, save_weights
 
 PSNR_TOLERANCE = 0.0005
@@ -179,25 +174,105 @@ def test_a_network_is_run(folder: Path, pan_weights: Path) -> None:
     assert report.weights.path == pan_weights
 
 
+class TestTiles:
+    def test_tiles_with_enough_context_give_the_whole_images_numbers(
+        self, tmp_path: Path, pan_weights: Path
+    ) -> None:
+        """PAN looks 36 pixels far: an overlap of 72 is all the context there is."""
+        save_png(tmp_path / "one" / "a.png", photo_like(200, 180))
+        common = {"model": "pan", "scale": 2, "weights": str(pan_weights), "device": "cpu"}
+        options = EvalOptions((str(tmp_path / "one"),), **common)  # type: ignore[arg-type]
+        whole = evaluate(options)
+        tiled = evaluate(dataclasses.replace(options, tile_size=88))
+        assert (whole.overlap, whole.datasets[0].images[0].tile) == (None, None)
+        assert (tiled.overlap, tiled.datasets[0].images[0].tile) == (44, (88, 88))
+        exact = evaluate(dataclasses.replace(options, tile_size=88, overlap=72))
+        expected = whole.datasets[0].mean.psnr_y
+        assert exact.overlap == 72
+        assert exact.datasets[0].mean.psnr_y == pytest.approx(expected, abs=1e-4)
+        auto = evaluate(dataclasses.replace(options, tile_size="auto"))
+        assert auto.datasets[0].images[0].tile == (100, 90)
+        assert auto.datasets[0].mean.psnr_y == pytest.approx(expected, abs=1e-4)
+
+    def test_tiles_without_context_give_other_numbers(
+        self, tmp_path: Path, pan_weights: Path
+    ) -> None:
+        """Else the test above would pass if tiles were ignored."""
+        save_png(tmp_path / "one" / "a.png", photo_like(120, 120))
+        options = EvalOptions(
+            (str(tmp_path / "one"),), "pan", 2, str(pan_weights), device="cpu", tile_size=24
+        )
+        tiled = evaluate(dataclasses.replace(options, overlap=0)).datasets[0].mean
+        whole = evaluate(dataclasses.replace(options, tile_size=None)).datasets[0].mean
+        assert tiled.psnr_y != pytest.approx(whole.psnr_y, abs=1e-4)
+
+    def test_the_choice_is_in_the_report(self, folder: Path, pan_weights: Path) -> None:
+        options = EvalOptions((str(folder),), "pan", 2, str(pan_weights), device="cpu")
+        plain = report_as_dict(evaluate(options))
+        assert plain["inference"] == {
+            "self_ensemble": False,
+            "chop": False,
+            "tile": None,
+            "overlap": None,
+        }
+        assert "tile" not in plain["datasets"][0]["images"][0]
+        data = report_as_dict(evaluate(dataclasses.replace(options, tile_size=20, overlap=8)))
+        assert data["inference"]["tile"] == 20
+        assert data["inference"]["overlap"] == 8
+        assert data["protocol"]["inference"].startswith("tiles of 20 LR pixels, overlap 8, batch 1")
+        assert data["datasets"][0]["images"][0]["tile"] == [20, 20]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"overlap": 8}, "an overlap is one of tiles"),
+            ({"tile_size": 32, "chop": True}, "not both"),
+            ({"tile_size": 32, "overlap": 30}, "it needs 8 pixels of its own"),
+            ({"tile_size": 32, "overlap": -1}, "overlap must be at least 0"),
+            ({"tile_size": 32, "model": "bicubic"}, "bicubic is the same in tiles"),
+        ],
+    )
+    def test_what_cannot_be_meant(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            EvalOptions(("Set5",), **arguments)  # type: ignore[arg-type]
+
+
 class TestScores:
     def test_y_rounded_and_rgb_are_what_they_say(self) -> None:
-        hr = photo_like(40, 40)[None].mul(255).round() / 255
+        hr = photo_like(42, 39)[None].mul(255).round() / 255
         sr = (hr + 0.02).clamp(0, 1)
-        scores = score(sr, hr, 3)
+        lr = to_float(degrade(to_levels(hr[0]), 3))[None]
+        scores = score(sr, hr, lr, 3)
         assert scores.psnr_y_rounded == psnr(sr, hr, 3, round_y=True).item()
         assert scores.ssim_y_rounded == ssim(sr, hr, 3, round_y=True).item()
         assert scores.psnr_rgb == psnr(sr, hr, 3, y_channel=False).item()
-        assert len({*vars(scores).values()}) == 7
+        assert len({*vars(scores).values()}) == 8
+
+    def test_lr_psnr_is_that_of_the_result_made_small_again(self) -> None:
+        hr = to_levels(photo_like(40, 48))
+        lr = degrade(hr, 4)
+        assert lr_psnr(to_float(hr)[None], to_float(lr)[None], 4) == math.inf
+        brighter = to_levels(photo_like(40, 48) * 0.9)
+        difference = degrade(brighter, 4).double() - lr.double()
+        expected = 10 * math.log10(255**2 / difference.square().mean())
+        found = lr_psnr(to_float(brighter)[None], to_float(lr)[None], 4)
+        assert found == pytest.approx(expected)
+
+    def test_lr_psnr_of_bicubic_is_that_of_the_round_trip(self, folder: Path) -> None:
+        result = evaluate_image(folder / "a.png", lambda lr: bicubic_upscale(lr, 2), 2)
+        assert 30 < result.scores.lr_psnr < 60
+        wrong = evaluate_image(folder / "a.png", lambda lr: 1 - bicubic_upscale(lr, 2), 2)
+        assert wrong.scores.lr_psnr < 15
 
     def test_mean(self) -> None:
-        one, three = (Scores(*[float(value)] * 7) for value in (1, 3))
-        assert mean_scores([one, three]) == Scores(*[2.0] * 7)
+        one, three = (Scores(*[float(value)] * 8) for value in (1, 3))
+        assert mean_scores([one, three]) == Scores(*[2.0] * 8)
         with pytest.raises(ValueError, match="nothing to take the mean of"):
             mean_scores([])
 
     def test_an_identical_image_makes_the_mean_infinite(self) -> None:
-        identical = Scores(math.inf, 1, math.inf, 1, math.inf, 1, 0.1)
-        mean = mean_scores([identical, Scores(30, 0.9, 30, 0.9, 28, 0.8, 0.1)])
+        identical = Scores(math.inf, 1, math.inf, 1, math.inf, 1, math.inf, 0.1)
+        mean = mean_scores([identical, Scores(30, 0.9, 30, 0.9, 28, 0.8, 45, 0.1)])
         assert mean.psnr_y == math.inf
         assert mean.ssim_y == pytest.approx(0.95)
 
@@ -289,6 +364,49 @@ class TestErrors:
             evaluate(EvalOptions((str(folder),), model, scale))
 
 
+class TestPerceptual:
+    def test_what_pyiqa_gets_is_the_whole_result_in_8_bits(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pyiqa = pyiqa_stand_in.install(monkeypatch)
+        options = EvalOptions((str(folder),), "bicubic", 2, metrics=("lpips", "musiq"))
+        (result,) = evaluate(options).datasets
+        sr, hr = pyiqa.made["lpips"].seen[0]
+        assert sr.shape == hr.shape == (1, 3, 50, 60)
+        assert torch.equal(sr * 255, (sr * 255).round())
+        expected = (sr - hr).abs().mean().item()
+        assert result.images[0].perceptual["lpips"] == pytest.approx(expected)
+        assert result.images[0].value("lpips") == result.images[0].perceptual["lpips"]
+        values = [image.perceptual["musiq"] for image in result.images]
+        assert result.mean_of("musiq") == pytest.approx(sum(values) / 2)
+
+    def test_is_in_the_report(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pyiqa_stand_in.install(monkeypatch)
+        report = evaluate(EvalOptions((str(folder),), "bicubic", 2, metrics=("lpips",)))
+        data = report_as_dict(report)
+        (mine,) = data["datasets"]
+        values = [image["perceptual"]["lpips"] for image in mine["images"]]
+        assert mine["mean"]["perceptual"]["lpips"] == pytest.approx(sum(values) / 2)
+        low, high = mine["mean_interval"]["lpips"]
+        assert low <= mine["mean"]["perceptual"]["lpips"] <= high
+        assert data["versions"]["pyiqa"] == "0.0.stand-in"
+        assert "8 bits" in data["protocol"]["perceptual"]
+        assert "lpips ↓" in as_markdown([report])
+        rows = list(csv.DictReader(io.StringIO(as_csv([report]))))
+        assert float(rows[0]["lpips"]) == values[0]
+        plain = report_as_dict(evaluate(EvalOptions((str(folder),), "bicubic", 2)))
+        assert "perceptual" not in plain["datasets"][0]["mean"]
+        assert "pyiqa" not in plain["versions"]
+
+    def test_a_metric_that_fails_names_the_image(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pyiqa_stand_in.install(monkeypatch)
+        monkeypatch.setattr(pyiqa_stand_in.Metric, "__call__", lambda *_: math.nan)
+        with pytest.raises(NumericalError, match=r"a\.png cannot be measured: the metric niqe"):
+            evaluate(EvalOptions((str(folder),), "bicubic", 2, metrics=("niqe",)))
+
+
 class TestReport:
     def test_is_json_and_complete(self, folder: Path, pan_weights: Path) -> None:
         options = EvalOptions((str(folder),), "pan", 2, weights=str(pan_weights), device="cpu")
@@ -301,7 +419,7 @@ class TestReport:
         assert len(data["weights"]["sha256"]) == 64
         (mine,) = data["datasets"]
         assert (mine["name"], mine["count"], mine["paper"]) == ("mine", 2, None)
-        keys = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "seconds"}
+        keys = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lr_psnr", "seconds"}
         assert [image["name"] for image in mine["images"]] == ["a.png", "b.png"]
         assert mine["images"][0]["size"] == [50, 60]
         for key in keys:
@@ -336,7 +454,7 @@ class TestReport:
         assert benchmark["paper"]["source"] == "PAN Table 5"
 
     def test_a_paper_that_rounds_y_is_compared_with_rounded_y(self) -> None:
-        images = (ImageResult("a.png", (40, 40), Scores(30, 0.9, 29.9, 0.89, 28, 0.8, 0.1)),)
+        images = (ImageResult("a.png", (40, 40), Scores(30, 0.9, 29.9, 0.89, 28, 0.8, 45, 0.1)),)
         rounding = find_published("hpinet-m", 4, "Set5")
         assert rounding is not None
         assert DatasetResult("Set5", images, rounding).as_in_paper == (29.9, 0.89)

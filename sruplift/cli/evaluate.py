@@ -1,10 +1,8 @@
-"""``sruplift eval``."""
+"""``sruplift eval``: which networks on which data, and where the reports go."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sruplift.cli import options
+from sruplift.cli.outputs import check_files, print_tables, write_text
+from sruplift.cli.tables import report_table
 from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sruplift.evaluate import DatasetResult, Report
+    from sruplift.htmlreport import Gallery
+    from sruplift.resultcache import ResultCache
+    from sruplift.results import Report
 
 
 def command(
@@ -26,12 +26,23 @@ def command(
         typer.Option(
             "--dataset",
             "-d",
-            metavar="NAME|DIR",
+            metavar="NAME|DIR|all",
             help="Set5, Set14, BSD100, Urban100, Manga109, or a folder of images. Repeatable.",
         ),
     ],
-    model: options.Model = "pan",
-    scale: options.Scale = 4,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|all",
+            help="Default: pan; all: those with released weights. Repeatable.",
+        ),
+    ] = None,
+    scale: Annotated[
+        list[int] | None,
+        typer.Option("--scale", "-s", metavar="N", help="2, 3 or 4 (default). Repeatable."),
+    ] = None,
     weights: options.Weights = None,
     data_root: Annotated[
         Path | None,
@@ -48,56 +59,151 @@ def command(
             help="Write everything that was measured as JSON; - is stdout.",
         ),
     ] = None,
+    markdown: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Write tables, also per image, as Markdown."),
+    ] = None,
+    latex: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="The same for LaTeX (booktabs), the best in bold."),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Write a line per image as CSV.")
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="One page with tables, and crops to compare by eye."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw PSNR against size: .png, .svg or .pdf."),
+    ] = None,
+    ci: Annotated[
+        bool, typer.Option("--ci", help="95 % confidence intervals of the means in the tables.")
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also lpips, dists, niqe or another of pyiqa's. Repeatable."
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     self_ensemble: options.SelfEnsemble = False,
     chop: Annotated[
         bool, typer.Option("--chop", help="In overlapping quarters, as A2N's authors measure.")
     ] = False,
+    tile: Annotated[
+        str | None,
+        typer.Option(metavar="auto|N", help="In tiles, as `upscale`; default: the whole image."),
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(metavar="auto|N", help="Input pixels that tiles share.")
+    ] = "auto",
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Measure what was measured before, too.")
+    ] = False,
 ) -> None:
     """Measure PSNR and SSIM by the papers' protocol. The model "bicubic" is the baseline."""
-    _check_json_file(json_file)
+    files = {
+        "--json": json_file,
+        "--markdown": markdown,
+        "--latex": latex,
+        "--csv": csv,
+        "--html": html,
+    }
+    check_files({**files, "--plot": None if plot is None else str(plot)})
+    if plot is not None:
+        _check_plot(plot)
+    chosen = {
+        "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
+        "overlap": _auto_or_number(overlap, "--overlap"),
+        "device": device,
+        "precision": precision,
+        "self_ensemble": self_ensemble,
+        "chop": chop,
+        "metrics": tuple(metric or ()),
+    }
 
-    from sruplift.evaluate import EvalOptions, evaluate, report_as_dict
+    from sruplift.resultcache import ResultCache
+    from sruplift.suite import evaluate_suite, plan_suite
 
-    settings = EvalOptions(
-        datasets=tuple(dataset),
-        model=model,
-        scale=scale,
-        weights=weights,
-        data_root=data_root,
-        device=device,
-        precision=precision,
-        self_ensemble=self_ensemble,
-        chop=chop,
+    suite = plan_suite(
+        dataset, model or ["pan"], scale or [4], weights=weights, data_root=data_root, **chosen
     )
+    for note in suite.notes:
+        typer.echo(f"sruplift: warning: {note}", err=True)
+    cache = None if no_cache else ResultCache()
+    gallery = None if html is None else _gallery()
     with _progress_bar() as progress:
-        report = evaluate(settings, progress)
-    _print_table(report, to_stderr=json_file == "-")
-    if json_file is not None:
-        _write_json(report_as_dict(report), json_file)
+        reports = evaluate_suite(suite, progress, cache, gallery)
+    for line in _about_cache(reports, cache):
+        typer.echo(f"sruplift: {line}", err=True)
+    tables = [report_table(report, ci=ci) for report in reports]
+    print_tables(tables, to_stderr="-" in files.values())
+    _write_files(reports, files, gallery, ci=ci)
+    if plot is not None:
+        _draw(reports, plot)
 
 
-def _check_json_file(json_file: str | None) -> None:
-    """Say what is wrong with the path now and not after minutes of work."""
-    if json_file is None or json_file == "-":
-        return
-    path = Path(json_file)
-    if path.is_dir():
-        raise UsageError(f"--json {path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"--json {path} cannot be written: there is no folder {path.parent}")
+def _auto_or_number(text: str, option: str) -> str | int:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
-def _write_json(data: dict[str, object], json_file: str) -> None:
-    # allow_nan: an infinity here would be a report that no other program can read.
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if json_file == "-":
-        sys.stdout.write(text)
-        return
+def _check_plot(path: Path) -> None:
+    from sruplift.plots import check_plot
+
+    check_plot(path)
+
+
+def _draw(reports: Sequence[Report], path: Path) -> None:
     from sruplift.manifest import write_atomically
+    from sruplift.plots import draw, make_charts
 
-    write_atomically(Path(json_file), text.encode("utf-8"))
+    write_atomically(path, draw(make_charts(reports), path.suffix))
+
+
+def _gallery() -> Gallery:
+    from sruplift.htmlreport import Gallery
+
+    return Gallery()
+
+
+def _write_files(
+    reports: Sequence[Report], files: dict[str, str | None], gallery: Gallery | None, *, ci: bool
+) -> None:
+    from sruplift.documents import as_latex, as_markdown
+    from sruplift.htmlreport import Gallery, as_html
+    from sruplift.reporting import as_csv, as_json
+
+    renderers: dict[str, Callable[[], str]] = {
+        "--json": lambda: as_json(reports),
+        "--markdown": lambda: as_markdown(reports, ci=ci),
+        "--latex": lambda: as_latex(reports, ci=ci),
+        "--csv": lambda: as_csv(reports, ci=ci),
+        "--html": lambda: as_html(reports, gallery or Gallery()),
+    }
+    for option, name in files.items():
+        if name is not None:
+            write_text(renderers[option](), name)
+
+
+def _about_cache(reports: Sequence[Report], cache: ResultCache | None) -> list[str]:
+    """What a person should know of results that are from the cache, or did not get there."""
+    lines = []
+    results = [image for report in reports for each in report.datasets for image in each.images]
+    known = sum(image.from_cache for image in results)
+    if known:
+        counts = f"{known} of {len(results)} results are"
+        lines.append(f"{counts} from an earlier run (--no-cache measures them again)")
+    if cache is not None and cache.problem:
+        lines.append(f"warning: results are not kept for a later run: {cache.problem}")
+    return lines
 
 
 @contextmanager
@@ -122,63 +228,3 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=name, completed=done, total=total)
 
         yield show
-
-
-def _print_table(report: Report, *, to_stderr: bool) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr)
-    if not console.is_terminal:
-        # In a pipe or a file Rich assumes 80 columns and breaks what does not fit.
-        console.width = 140
-    console.print(_table(report))
-
-
-def _table(report: Report) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    weights = report.weights
-    plus = "+" if report.options.self_ensemble else ""
-    with_weights = f", {weights.path.name} (sha256 {weights.sha256[:12]}…)" if weights else ""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{report.options.model}{plus} x{report.options.scale}{with_weights}, "
-        f"{report.device} {report.precision}",
-        caption="\n".join(_sources(report)) or None,
-    )
-    table.add_column("data set", no_wrap=True)
-    for column in ("images", "PSNR Y", "SSIM Y", "PSNR RGB", "paper", "difference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for result in report.datasets:
-        table.add_row(*_row(result))
-    return table
-
-
-def _row(result: DatasetResult) -> tuple[str, ...]:
-    mean, paper = result.mean, result.paper
-    ours = (
-        result.name,
-        str(len(result.images)),
-        f"{mean.psnr_y:.4f}",
-        f"{mean.ssim_y:.5f}",
-        f"{mean.psnr_rgb:.4f}",
-    )
-    if paper is None or paper.psnr is None:
-        return (*ours, "-", "-")
-    theirs = f"{paper.psnr:.2f} / {'-' if paper.ssim is None else f'{paper.ssim:.4f}'}"
-    return (*ours, theirs, f"{result.as_in_paper[0] - paper.psnr:+.2f} dB")
-
-
-def _sources(report: Report) -> list[str]:
-    """Where the paper's numbers are from, and how they were made if not as ours."""
-    lines: dict[str, None] = {}
-    for result in report.datasets:
-        paper = result.paper
-        if paper is not None:
-            lines[f"paper: {paper.source} ({paper.paper})"] = None
-            if paper.note:
-                lines[f"paper's test: {paper.note}"] = None
-            if paper.round_y:
-                lines["difference: ours with Y rounded likewise"] = None
-    return list(lines)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pyiqa_stand_in
 import pytest
 import torch
 from conftest import photo_like
@@ -28,8 +30,13 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``sruplift eval ARGUMENTS`` as the console script runs it, in this process."""
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """``sruplift eval ARGUMENTS`` as the console script runs it, in this process, no cache yet."""
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def run_(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["sruplift", "eval", *map(str, arguments)])
@@ -113,9 +120,133 @@ def test_bicubic_baseline(run: Run, root: Path) -> None:
     assert "paper:" not in outcome.out
 
 
+def test_a_section_and_a_report_for_each_network(run: Run, root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    networks = ("-m", "pan", "-m", "bicubic", "-s", 2, "-s", 3)
+    outcome = run("-d", "all", *networks, "--data-root", root, "--json", target, "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    warning = f"sruplift: warning: left out: Set14, BSD100, Urban100, Manga109 (not in {root})"
+    assert outcome.err.splitlines() == [warning]
+    reports = json.loads(target.read_text())["reports"]
+    names = [(report["model"], report["scale"]) for report in reports]
+    assert names == [("pan", 2), ("pan", 3), ("bicubic", 2), ("bicubic", 3)]
+    for report in reports:
+        assert f"{report['model']} x{report['scale']}, " in outcome.out
+        assert f"{report['datasets'][0]['mean']['psnr_y']:.4f}" in outcome.out
+
+
+def test_intervals_are_shown_on_request(run: Run, root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    baseline = ("-d", "Set5", "-m", "bicubic", "--data-root", root)
+    plain, asked = run(*baseline, "--json", target), run(*baseline, "--ci")
+    (set5,) = json.loads(target.read_text())["datasets"]
+    low, high = set5["mean_interval"]["psnr_y"]
+    assert f"[{low:.2f}, {high:.2f}]" in asked.out
+    assert "[low, high]: interval of the mean, 95 % BCa" in asked.out
+    assert "[" not in plain.out
+
+
+def test_names_with_brackets_are_shown_whole(run: Run, root: Path) -> None:
+    folder = (root / "Set5" / "HR").rename(root / "[bold]")
+    outcome = run("-d", folder, "-m", "bicubic")
+    assert "[bold]" in outcome.out
+
+
+def test_a_second_run_finds_the_results_of_the_first(
+    run: Run, root: Path, weights: Path, tmp_path: Path
+) -> None:
+    first = run(*pan(root, weights), "--json", tmp_path / "1.json")
+    assert first.err == ""
+    second = run(*pan(root, weights), "--json", tmp_path / "2.json")
+    words = "sruplift: 5 of 5 results are from an earlier run (--no-cache measures them again)"
+    assert second.err.splitlines() == [words]
+    assert second.out == first.out
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text())["datasets"][0] for n in (1, 2))
+    assert (one.pop("from_cache"), two.pop("from_cache")) == (0, 5)
+    assert one == two
+    assert run(*pan(root, weights), "--no-cache").err == ""
+
+
+def test_without_a_place_for_the_cache_there_is_a_warning(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file"))
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root)
+    assert outcome.code == 0
+    assert outcome.err.startswith("sruplift: warning: results are not kept for a later run: ")
+    assert "PSNR Y" in outcome.out
+    assert run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--no-cache").err == ""
+
+
+def test_perceptual_metrics_are_columns(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyiqa_stand_in.install(monkeypatch)
+    outcome = run(
+        *("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", "-"),
+        *("--metric", "lpips", "--metric", "musiq"),
+    )
+    assert outcome.code == 0, outcome.err
+    mean = json.loads(outcome.out)["datasets"][0]["mean"]["perceptual"]
+    assert "lpips ↓" in outcome.err
+    assert "musiq ↑" in outcome.err
+    assert f"{mean['lpips']:.4f}" in outcome.err
+
+
+def test_without_pyiqa_there_is_one_sentence(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--metric", "lpips")
+    assert (outcome.code, outcome.out) == (2, "")
+    sentence = "sruplift: perceptual metrics need pyiqa: pip install 'sruplift[perceptual]'"
+    assert outcome.err.splitlines() == [sentence]
+
+
+def test_a_page_has_crops_also_of_what_was_measured_before(
+    run: Run, root: Path, weights: Path, tmp_path: Path
+) -> None:
+    run(*pan(root, weights))
+    outcome = run(*pan(root, weights), "--html", tmp_path / "r.html")
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 5
+    assert "pan x2" in page
+
+
+def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
+    names = {"--json": "r.json", "--csv": "r.csv", "--markdown": "r.md", "--latex": "r.tex"}
+    files = [word for option, name in names.items() for word in (option, tmp_path / name)]
+    outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, *files)
+    assert outcome.code == 0, outcome.err
+    texts = {option: (tmp_path / name).read_text() for option, name in names.items()}
+    mean = json.loads(texts["--json"])["datasets"][0]["mean"]
+    assert str(mean["psnr_y"]) in texts["--csv"]
+    assert f"| {mean['psnr_y']:.4f} |" in texts["--markdown"]
+    assert f"{mean['psnr_y']:.2f}" in texts["--latex"]
+    for option, name in names.items():
+        arguments = ("-d", "Set5", "-m", "bicubic", "--data-root", root, "--no-cache")
+        alone = run(*arguments, option, "-")
+        ours, theirs = (re.sub(r"[\d.]+(?=\n)", "", text) for text in (alone.out, texts[option]))
+        # The last column of CSV, and a line of JSON, is the seconds.
+        assert ours == theirs, name
+        assert "PSNR Y" in alone.err
+
+
+def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) -> None:
+    outcome = run(*pan(root, weights), "--tile", "auto", "--overlap", 4)
+    assert outcome.code == 0, outcome.err
+    assert "tiles as the free memory allows, overlap 4" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("-d", "Set5", "--plot", "p.jpg"), 2, "cannot draw p.jpg"),
+        (("-d", "Set5", "--json", "-", "--csv", "-"), 2, "only one of --json and --csv can be -"),
+        (("-d", "Set5", "--tile", "big"), 2, "--tile is 'auto' or a number of pixels"),
+        (("-d", "Set5", "-m", "all", "-w", "w.safetensors"), 2, "name one model and one scale"),
         ((), 2, "Missing option"),
         (
             ("-d", "Set51", "-m", "bicubic"),
@@ -154,7 +285,7 @@ def test_an_unreadable_image_leaves_no_report(run: Run, root: Path, tmp_path: Pa
 def test_a_report_that_cannot_be_written_is_known_first(
     run: Run, root: Path, tmp_path: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sruplift.evaluate.evaluate", None)
+    monkeypatch.setattr("sruplift.suite.evaluate_suite", None)
     outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", tmp_path / place)
     assert outcome.code == 2
     assert words in outcome.err

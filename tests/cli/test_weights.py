@@ -207,6 +207,32 @@ def test_record_enters_what_was_measured_with_these_bytes(trained: Path, tmp_pat
     assert entry.metrics_command == "sruplift eval --model pan --scale 3 --dataset Set5"
 
 
+def test_record_reads_a_report_of_several_networks(
+    release: Release, trained: Path, tmp_path: Path
+) -> None:
+    done("pack", trained, *FACTS)
+    x3 = json.loads(report(tmp_path / "x3.json", read_manifest().find("pan", 3).sha256).read_text())
+    x2 = {**x3, "scale": 2, "weights": {"sha256": release.entry.sha256}}
+    baseline = {**x3, "model": "bicubic", "weights": None}
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps({"reports": [baseline, x2, x3]}))
+    done("record", path)
+    for scale in (2, 3):
+        assert read_manifest().find("pan", scale).metrics["Set5"].psnr_y == 33.1235
+
+
+@pytest.mark.usefixtures("release")
+@pytest.mark.parametrize("how", [{"tile": 64}, {"chop": True}, {"self_ensemble": True}])
+def test_record_refuses_what_was_not_measured_plainly(
+    trained: Path, tmp_path: Path, how: dict[str, object]
+) -> None:
+    done("pack", trained, *FACTS)
+    path = report(tmp_path / "eval.json", read_manifest().find("pan", 3).sha256)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "inference": how}))
+    assert "self-ensemble or in parts" in refused("record", path)
+    assert read_manifest().find("pan", 3).metrics == {}
+
+
 @pytest.mark.usefixtures("release")
 def test_packing_again_keeps_measurements_of_the_same_tensors_only(
     trained: Path, tmp_path: Path
@@ -256,7 +282,9 @@ def test_record_refuses_measurements_of_other_weights(trained: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("release")
-@pytest.mark.parametrize("content", ["not json", "{}", "[]", '{"model": "pan", "scale": 2}'])
+@pytest.mark.parametrize(
+    "content", ["not json", "{}", "[]", '{"reports": 3}', '{"model": "pan", "scale": 2}']
+)
 def test_record_refuses_what_is_no_report(tmp_path: Path, content: str) -> None:
     path = tmp_path / "eval.json"
     path.write_text(content)

@@ -1,0 +1,68 @@
+"""``sruplift compare``: tables, JSON and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reports import make_report
+from typer.testing import CliRunner, Result
+
+from sruplift.cli.main import app
+from sruplift.errors import ComparisonError
+from sruplift.reporting import as_json
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    paths = tmp_path / "a.json", tmp_path / "b.json"
+    for path, psnr in zip(paths, ((30, 31, 33), (29.5, 30, 31)), strict=True):
+        path.write_text(as_json([make_report(psnr=psnr)]))
+    return str(paths[0]), str(paths[1])
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["compare", *arguments])
+
+
+def test_table(files: tuple[str, str]) -> None:
+    result = run(*files)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    (row,) = [words for words in lines if words[:2] == ["Set5", "PSNR"]]
+    assert row[2:] == ["31.33", "30.17", "+1.167", "0.2500", "3/0/0", "0.2500"]
+    assert "a: pan x4, sha256 abababababab…, cpu fp32" in result.stdout
+    assert "image_1.png" not in result.stdout
+
+
+def test_fits_a_terminal_of_80_columns(files: tuple[str, str]) -> None:
+    lines = run(*files).stdout.splitlines()
+    rows = [line for line in lines if "PSNR" in line or "SSIM" in line or "[" in line]
+    assert len(rows) == 4
+    assert max(len(row.rstrip()) for row in rows) <= 80
+
+
+def test_every_image_on_request(files: tuple[str, str]) -> None:
+    lines = [line.split() for line in run(*files, "--images").stdout.splitlines()]
+    assert ["image_1.png", "+1.0000", "+0.03000"] in lines
+
+
+def test_json_on_stdout_is_alone_there(files: tuple[str, str], tmp_path: Path) -> None:
+    result = run(*files, "--json", "-")
+    data = json.loads(result.stdout)
+    assert data["datasets"][0]["metrics"]["psnr_y"]["mean_difference"] == pytest.approx(3.5 / 3)
+    assert "Set5" in result.stderr
+    target = tmp_path / "c.json"
+    run(*files, "--json", str(target))
+    assert json.loads(target.read_text()) == data
+
+
+def test_a_refusal_writes_nothing(files: tuple[str, str], tmp_path: Path) -> None:
+    Path(files[1]).write_text(as_json([make_report(scale=2)]))
+    target = tmp_path / "c.json"
+    result = run(*files, "--json", str(target))
+    assert isinstance(result.exception, ComparisonError)
+    assert "different scales: x4 and x2" in str(result.exception)
+    assert result.stdout == ""
+    assert not target.exists()
