@@ -16,7 +16,6 @@ import numpy as np
 
 from sruplift import __version__
 from sruplift.animation import Animation, check_animates, read_picture, write_animation
-from sruplift.compare import comparison
 from sruplift.engine import is_out_of_memory
 from sruplift.errors import ImageError, NumericalError, SrupliftError
 from sruplift.files import WRITABLE, Failure, Job, Skipped, shown
@@ -30,6 +29,7 @@ from sruplift.image import (
 )
 from sruplift.outfile import check_destination
 from sruplift.seams import SeamReport
+from sruplift.sheet import comparison
 from sruplift.upscaler import Progress, UpscaleOptions, Upscaler
 from sruplift.xmp import with_provenance
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import photo
 
-from sruplift.compare import choose_windows, comparison
 from sruplift.image import Image
+from sruplift.sheet import choose_windows, comparison
 from sruplift.upscaler import Upscaler
 
 
