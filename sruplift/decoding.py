@@ -156,7 +156,8 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, in
         picture = open_picture(path, file, max_pixels)
         frames = count_frames(path, picture)
         orientation = 1
-        if picture.format != "PNG":  # Pillow decodes a PNG to look for it.
+        # Pillow decodes a PNG to look for it, and has turned a TIFF's size already.
+        if picture.format not in ("PNG", "TIFF"):
             with contextlib.suppress(Exception):
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     turned = orientation in (5, 6, 7, 8)
