@@ -48,6 +48,9 @@ STRIP_BYTES = 160 * 1024**2
 BYTES_PER_LR_PIXEL = 800
 BYTES_PER_OUTPUT_PIXEL = 320
 HALF_PRECISION_SHARE = 0.6
+# LR pixels of the tile that is tried after a lack of memory, by device, network, scale and
+# precision, for as long as the process lives.
+_WORKED: dict[tuple[str, str, int, str], int] = {}
 
 
 class Engine:
@@ -96,7 +99,7 @@ class Engine:
             model = SelfEnsemble(model)
         model = model.eval().to(self.device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._largest_tile: int | None = None  # LR pixels; known after a lack of memory.
+        self._key = (str(self.device), type(model).__name__, scale, self.precision)
 
     def run(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         """One tile through the network.
@@ -202,7 +205,7 @@ class Engine:
 
     def choose_tile(self, height: int, width: int, overlap: int) -> tuple[int, int]:
         """The (height, width) of tiles for an image: all of it where it fits, else even parts."""
-        pixels = self._largest_tile or largest_tile(
+        pixels = _WORKED.get(self._key) or largest_tile(
             self.device, self.precision, self.scale, self.needs.memory
         )
         longest = self.needs.largest_tile or max(height, width)
@@ -226,7 +229,7 @@ class Engine:
                 f"{self.device} is out of memory, even for a tile of {width}x{height} pixels"
             )
         smaller = (half, width) if height >= width else (height, half)
-        self._largest_tile = smaller[0] * smaller[1]
+        _WORKED[self._key] = smaller[0] * smaller[1]
         return smaller
 
     def _forward(self, lr: Tensor, frame: Frame | None, precision: str) -> Tensor:

@@ -47,6 +47,12 @@ def whole(engine: Engine, image: Tensor, tile: int | None, overlap: int = 4) -> 
     return assemble(engine.bands(image, tile, overlap), height)
 
 
+@pytest.fixture(autouse=True)
+def no_memory_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's device could not hold is nothing to the next."""
+    monkeypatch.setattr(engine_module, "_WORKED", {})
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "xpu"])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown device .*valid: auto, cpu, cuda"):
@@ -193,6 +199,11 @@ def test_the_tile_that_worked_is_remembered() -> None:
     net.shapes.clear()
     whole(engine, image, None)
     assert max(height * width for height, width in net.shapes) <= 40 * 50
+    again = Nearest(out_of_memory_above(40 * 50))
+    whole(Engine(again, 2, "cpu", "fp32"), image, None)
+    assert again.shapes == net.shapes
+    other = Engine(Nearest(), 3, "cpu", "fp32")
+    assert other.choose_tile(100, 100, 48) == (100, 100)
 
 
 def test_after_out_of_memory_finished_rows_are_not_done_again() -> None:
