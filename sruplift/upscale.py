@@ -30,7 +30,8 @@ from sruplift.image import (
 from sruplift.outfile import check_destination
 from sruplift.seams import SeamReport
 from sruplift.sheet import comparison
-from sruplift.upscaler import Progress, UpscaleOptions, Upscaler
+from sruplift.strips import Progress
+from sruplift.upscaler import UpscaleOptions, Upscaler
 from sruplift.xmp import with_provenance
 
 # Pictures that are read ahead of the network, and written behind it.

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,32 +21,38 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from sruplift.alpha import bleed, composite
 from sruplift.decoding import MAX_PIXELS
 from sruplift.engine import PRECISIONS, Engine
 from sruplift.errors import ImageError, UsageError, unknown_name
 from sruplift.image import Image, from_pillow, to_pillow
 from sruplift.manifest import read_manifest
-from sruplift.resize import RowResizer, bicubic_rows, rows_needed
 from sruplift.seams import CROP, SeamReport, verify_seams
 from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, route
-from sruplift.store import new_array, release
+from sruplift.strips import (
+    Alpha,
+    Finish,
+    Progress,
+    Work,
+    as_tensor,
+    check_range,
+    colour_rows,
+    constant_rows,
+    extremes,
+    new_tensor,
+    plain_bands,
+    planes,
+    resized_bands,
+    resized_rows,
+    stored,
+    unit_range,
+)
 from sruplift.tiling import Band, Rows
 from sruplift.weights import find_weights, identify, load_model
 
 Picture = TypeVar("Picture", Pillow.Image, np.ndarray, Tensor)
-Progress = Callable[[float], None]
 ALPHA_MODES = ("bleed", "net", "drop")
-# Results further than this from [0, 1] are clipped to it, and worth a word.
-WILD = 1.0
 # LR pixels that a tile must not share: with one each an image would be thousands of tiles.
 LEAST_OF_ITS_OWN = 8
-# Floating-point pixels this far out of range are a rounding, not another range.
-TOLERANCE = 1e-3
-# Transparent pixels are coloured in blocks of so many rows, with as many rows around them.
-BLEED_BLOCK = 256
-# Values are clipped, rounded and stored so many at a time.
-PIECE = 2 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -246,15 +252,15 @@ class Upscaler:
             progress: is told the share that is done, from 0 to 1.
         """
         target = None if dtype is None else getattr(torch, dtype.name)
-        result, notes = self._enlarge(_as_tensor(image.array), target, flatten, folder, progress)
+        result, notes = self._enlarge(as_tensor(image.array), target, flatten, folder, progress)
         return dataclasses.replace(image, array=result.numpy()), notes
 
     def seams(self, image: Image) -> SeamReport | None:
         """How much tiles show in the middle of ``image``; None: it is too small to be cut."""
         height, width = image.size
         top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
-        middle = _as_tensor(image.pixels)[top : top + CROP, left : left + CROP]
-        rgb = _unit_range(_planes(middle)).expand(-1, 3, -1, -1)
+        middle = as_tensor(image.pixels)[top : top + CROP, left : left + CROP]
+        rgb = unit_range(planes(middle)).expand(-1, 3, -1, -1)
         return verify_seams(self.engine, rgb, *self.tiles())
 
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
@@ -267,7 +273,7 @@ class Upscaler:
         """(H, W) or (H, W, C) -> the same, enlarged, and notes."""
         if array.ndim not in (2, 3) or array.dtype.kind not in "uf":
             raise ImageError(f"cannot enlarge an array of shape {array.shape} and {array.dtype}")
-        result, notes = self._enlarge(_as_tensor(array[..., None] if array.ndim == 2 else array))
+        result, notes = self._enlarge(as_tensor(array[..., None] if array.ndim == 2 else array))
         enlarged = result.numpy()
         return (enlarged[..., 0] if array.ndim == 2 else enlarged), notes
 
@@ -295,10 +301,10 @@ class Upscaler:
         if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or pixels.numel() == 0:
             shape = tuple(pixels.shape)
             raise ImageError(f"pixels of shape {shape} are not pictures of 1 to 4 channels")
-        _check_range(pixels)
+        check_range(pixels)
         way = self.route(*pixels.shape[:2])
         colours = 1 if pixels.shape[2] < 3 else 3
-        work = _Work(way, pixels.shape[0] * pixels.shape[1], progress)
+        work = Work(way, pixels.shape[0] * pixels.shape[1], progress)
         alpha = None
         if pixels.shape[2] > colours and self.options.alpha != "drop":
             alpha = self._alpha(pixels[..., colours:], way, folder)
@@ -308,39 +314,39 @@ class Upscaler:
             channels = 3  # A grey picture on a colour.
         elif alpha is not None and background is None:
             channels += 1
-        result = _new_tensor((*way.size, channels), dtype or pixels.dtype, folder)
-        finish = _Finish(result, colours, alpha, background)
-        source = _colour_rows(pixels[..., :colours], alpha)
+        result = new_tensor((*way.size, channels), dtype or pixels.dtype, folder)
+        finish = Finish(result, colours, alpha, background)
+        source = colour_rows(pixels[..., :colours], alpha)
         for band in self._bands(source, way, folder, work):
             finish(band)
         return result, finish.notes()
 
-    def _alpha(self, plane: Tensor, way: Route, folder: Path | None) -> _Alpha:
+    def _alpha(self, plane: Tensor, way: Route, folder: Path | None) -> Alpha:
         """Transparency (H, W, 1) and how it becomes that of the result."""
-        low, high = (float(value) for value in _extremes(plane))
+        low, high = (float(value) for value in extremes(plane))
         if low == high:
-            value = float(_unit_range(plane[:1, :1])[0, 0, 0])
-            return _Alpha(plane, lambda start, stop: _constant(value, stop - start, way), value)
+            value = float(unit_range(plane[:1, :1])[0, 0, 0])
+            return Alpha(plane, lambda start, stop: constant_rows(value, stop - start, way), value)
         if self.options.alpha == "bleed":
-            return _Alpha(plane, functools.partial(_resized_rows, plane, way.size))
-        result = _new_tensor((*way.size, 1), plane.dtype, folder)
-        finish = _Finish(result, 1, None, None)
-        for band in self._bands(_colour_rows(plane, None), way, folder, _Work(way, 1, None)):
+            return Alpha(plane, functools.partial(resized_rows, plane, way.size))
+        result = new_tensor((*way.size, 1), plane.dtype, folder)
+        finish = Finish(result, 1, None, None)
+        for band in self._bands(colour_rows(plane, None), way, folder, Work(way, 1, None)):
             finish(band)
-        return _Alpha(plane, lambda start, stop: _unit_range(_planes(result[start:stop])))
+        return Alpha(plane, lambda start, stop: unit_range(planes(result[start:stop])))
 
-    def _bands(self, source: Rows, way: Route, folder: Path | None, work: _Work) -> Iterator[Band]:
+    def _bands(self, source: Rows, way: Route, folder: Path | None, work: Work) -> Iterator[Band]:
         """``source`` through the networks of ``way``, in bands of the final size."""
         for index, scale in enumerate(way.scales[:-1]):
             bands = self.engine_for(scale).bands(source, *self.tiles(), work.of(index))
-            source = _stored(bands, source.height * scale, source.width * scale, folder)
-        last: Iterator[Band] = _plain_bands(source)
+            source = stored(bands, source.height * scale, source.width * scale, folder)
+        last: Iterator[Band] = plain_bands(source)
         if way.scales:
             engine = self.engine_for(way.scales[-1])
             last = engine.bands(source, *self.tiles(), work.of(len(way.scales) - 1))
         if way.resized:
             height = source.height * (way.scales[-1] if way.scales else 1)
-            last = _resized_bands(last, height, way.size)
+            last = resized_bands(last, height, way.size)
         return last
 
     def tiles(self) -> tuple[int | None, int | None]:
@@ -367,209 +373,3 @@ def _native_scales(model: str, weights: str | Path | None) -> tuple[int, ...]:
     if not scales:
         find_weights(model, DEFAULT_SCALE)  # Says what is wrong.
     return scales
-
-
-@dataclass(frozen=True)
-class _Alpha:
-    """Transparency: ``plane`` (H, W, 1) of the picture, ``rows`` of the result in [0, 1].
-
-    ``constant``: its one value, if it has only one.
-    """
-
-    plane: Tensor
-    rows: Callable[[int, int], Tensor]
-    constant: float | None = None
-
-
-class _Work:
-    """Shares of one progress for the runs of a route, by the pixels that each makes."""
-
-    def __init__(self, way: Route, pixels: int, progress: Progress | None) -> None:
-        self.progress = progress
-        made, self.ends = pixels, [0]
-        for scale in way.scales:
-            made *= scale**2
-            self.ends.append(self.ends[-1] + made)
-
-    def of(self, index: int) -> Progress | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        start, end, total = self.ends[index], self.ends[index + 1], self.ends[-1]
-        return lambda share: progress((start + share * (end - start)) / total)
-
-
-class _Finish:
-    """Bands of float RGB to pixels of the result: clipped, with alpha, rounded once."""
-
-    def __init__(
-        self,
-        result: Tensor,
-        colours: int,
-        alpha: _Alpha | None,
-        background: tuple[float, float, float] | None,
-    ) -> None:
-        self.result, self.colours, self.alpha = result, colours, alpha
-        self.background = background
-        self.worst = 0.0
-
-    def __call__(self, band: Band) -> None:
-        rows = max(1, PIECE // (3 * band.pixels.shape[-1]))
-        for first in range(0, band.pixels.shape[-2], rows):
-            piece = band.pixels[..., first : first + rows, :]
-            self._store(band.top + first, piece)
-        _release(self.result)
-
-    def _store(self, top: int, pixels: Tensor) -> None:
-        low, high = pixels.aminmax()
-        self.worst = max(self.worst, float(high) - 1, -float(low))
-        pixels = pixels.clamp(0, 1)
-        if self.colours == 1:
-            pixels = pixels.mean(1, keepdim=True)
-        bottom = top + pixels.shape[-2]
-        if self.alpha is not None:
-            alpha = self.alpha.rows(top, bottom)
-            if self.background is None:
-                pixels = torch.cat([pixels, alpha], 1)
-            else:
-                colour = torch.tensor(self.background)[: self.result.shape[2], None, None]
-                pixels = composite(pixels, alpha, colour)
-        quantised = _quantised(pixels, self.result.dtype)
-        self.result[top:bottom] = quantised[0].movedim(0, 2)
-
-    def notes(self) -> tuple[str, ...]:
-        """A sentence if the network's values were wild."""
-        if self.worst <= WILD:
-            return ()
-        return (
-            f"the network's values left the range 0 to 1 by up to {self.worst:.3g} and were "
-            "clipped: the picture may be wrong",
-        )
-
-
-def _colour_rows(pixels: Tensor, alpha: _Alpha | None) -> Rows:
-    """Rows of (H, W, 1 or 3) as RGB for a network, hidden colours replaced by visible ones."""
-    height, width = pixels.shape[:2]
-
-    def plain(start: int, stop: int) -> Tensor:
-        rows = _unit_range(_planes(pixels[start:stop])).expand(-1, 3, -1, -1)
-        _release(pixels)
-        return rows
-
-    def bled(start: int, stop: int) -> Tensor:
-        assert alpha is not None
-        # In whole blocks, so that the same pixels are seen from wherever a strip begins.
-        first = max(0, (start // BLEED_BLOCK - 1) * BLEED_BLOCK)
-        last = min(height, (-(-stop // BLEED_BLOCK) + 1) * BLEED_BLOCK)
-        visible = _unit_range(_planes(alpha.plane[first:last]))
-        return bleed(plain(first, last), visible)[..., start - first : stop - first, :]
-
-    see_through = alpha is not None and alpha.constant is None
-    return Rows(height, width, bled if see_through else plain)
-
-
-def _stored(bands: Iterator[Band], height: int, width: int, folder: Path | None) -> Rows:
-    """The result of one run, kept in float32 for the next."""
-    kept = new_array((height, width, 3), np.float32, folder)
-    for band in bands:
-        rows = band.pixels.clamp(0, 1)[0].movedim(0, 2).numpy()
-        kept[band.top : band.top + len(rows)] = rows
-        release(kept)
-
-    def read(start: int, stop: int) -> Tensor:
-        rows = torch.from_numpy(np.array(kept[start:stop])).movedim(2, 0)[None]
-        release(kept)
-        return rows
-
-    return Rows(height, width, read)
-
-
-def _plain_bands(source: Rows) -> Iterator[Band]:
-    """The picture as it is."""
-    for top in range(0, source.height, BLEED_BLOCK):
-        yield Band(top, source.read(top, min(top + BLEED_BLOCK, source.height)))
-
-
-def _resized_bands(bands: Iterator[Band], height: int, size: tuple[int, int]) -> Iterator[Band]:
-    """Bands of an image of ``height`` rows, resized to ``size``."""
-    resizer, top = RowResizer(height, size), 0
-    for band in bands:
-        rows = resizer.push(band.pixels)
-        if rows.shape[-2]:
-            yield Band(top, rows)
-            top += rows.shape[-2]
-
-
-def _resized_rows(plane: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Rows of (H, W, 1) resized to ``size``, (1, 1, rows, width) in [0, 1]."""
-    height = plane.shape[0]
-    first, last = rows_needed(height, size[0], start, stop)
-    rows = _unit_range(_planes(plane[first:last]))
-    return bicubic_rows(rows, first, height, size, start, stop).clamp_(0, 1)
-
-
-def _constant(value: float, rows: int, way: Route) -> Tensor:
-    return torch.full((1, 1, rows, way.size[1]), value)
-
-
-def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    """The array's memory as a tensor; a copy where PyTorch cannot take it."""
-    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-    if not native.flags.writeable or any(stride < 0 for stride in native.strides):
-        native = native.copy()
-    return torch.from_numpy(native)
-
-
-def _new_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
-    """An empty (H, W, C) tensor, mapped from a file where ``new_array`` would."""
-    if dtype in _INTEGERS:
-        return torch.from_numpy(new_array(shape, str(dtype).removeprefix("torch."), folder))
-    return torch.empty(shape, dtype=dtype)
-
-
-def _release(pixels: Tensor) -> None:
-    """``store.release`` for a tensor that may be mapped."""
-    if pixels.dtype in _INTEGERS:
-        release(pixels.numpy())
-
-
-def _planes(pixels: Tensor) -> Tensor:
-    """(H, W, C) -> (1, C, H, W), a view."""
-    return pixels.movedim(2, 0)[None]
-
-
-def _extremes(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest value; PyTorch has no such function for uint16."""
-    if pixels.dtype == torch.uint16:
-        array = pixels.numpy()
-        return torch.tensor(int(array.min())), torch.tensor(int(array.max()))
-    low, high = pixels.aminmax()
-    return low, high
-
-
-def _check_range(pixels: Tensor) -> None:
-    """Refuse another dtype, NaN, or floating-point values out of [0, 1]."""
-    if pixels.dtype in _INTEGERS:
-        return
-    if not pixels.is_floating_point():
-        raise ImageError(f"pixels of type {pixels.dtype} are not supported")
-    low, high = (float(value) for value in pixels.aminmax())
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-        raise ImageError(f"floating-point pixels must be in [0, 1], not in [{low:.3g}, {high:.3g}]")
-
-
-def _unit_range(planes: Tensor) -> Tensor:
-    """Pixels of any supported dtype as float32 in [0, 1]."""
-    if planes.dtype in _INTEGERS:
-        return planes.float().div_(torch.iinfo(planes.dtype).max)
-    return planes.float().clamp(0, 1)
-
-
-def _quantised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """The one rounding, where ``dtype`` is of integers."""
-    if dtype == torch.uint16:
-        return pixels.mul(65535).round_().to(torch.int32).to(torch.uint16)
-    return pixels.mul(255).round_().to(torch.uint8) if dtype == torch.uint8 else pixels.to(dtype)
-
-
-_INTEGERS: Sequence[torch.dtype] = (torch.uint8, torch.uint16)

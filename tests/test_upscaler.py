@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pictures import bilinear_pan, photo
 from torch import Tensor, nn
 
-from sruplift import engine, store, upscaler
+from sruplift import engine, store, strips
 from sruplift.errors import UsageError, WeightsError
 from sruplift.image import Image
 from sruplift.resize import bicubic
@@ -173,8 +173,8 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of a few kilobytes go to files, strips are a few rows high."""
     monkeypatch.setattr(store, "IN_MEMORY", 4000)
     monkeypatch.setattr(engine, "STRIP_BYTES", 20_000)
-    monkeypatch.setattr(upscaler, "PIECE", 3000)
-    monkeypatch.setattr(upscaler, "BLEED_BLOCK", 32)
+    monkeypatch.setattr(strips, "PIECE", 3000)
+    monkeypatch.setattr(strips, "BLEED_BLOCK", 32)
 
 
 @pytest.mark.parametrize(
