@@ -66,7 +66,7 @@ class SRRAM(SuperResolver):
         self.config = config
         self.scale = config.scale
         self.window = config.window
-        self.needs = InputNeeds(receptive_field=None, memory=1.6)
+        self.needs = InputNeeds(receptive_field=None, overlap=32, window=56, memory=1.6)
         features = config.num_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(ResidualAttention(features) for _ in range(config.num_blocks))
