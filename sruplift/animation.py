@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from sruplift.decoding import (
     MAX_PIXELS,
@@ -23,15 +24,19 @@ from sruplift.decoding import (
 )
 from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
+from sruplift.fit import fitted, opaque_or_clear
 from sruplift.image import (
     Image,
     check_holds,
     encoder_options,
     from_pillow,
     read_image,
+    read_metadata,
     to_pillow,
 )
+from sruplift.metadata import ORIENTATION, exif_resolution
 from sruplift.outfile import check_destination, new_file
+from sruplift.xmp import gif_with_xmp
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
@@ -84,8 +89,11 @@ def check_animates(path: Path) -> None:
 
 def write_animation(
     path: Path, animation: Animation, *, quality: int | None = None, overwrite: bool = False
-) -> None:
+) -> tuple[str, ...]:
     """Write ``animation`` in the format of ``path``'s suffix, whole or not at all.
+
+    Returns:
+        Sentences about what the format could not hold.
 
     Raises:
         ImageError: the file exists, cannot be written, or the format holds no animation.
@@ -94,10 +102,13 @@ def write_animation(
     check_destination(path, overwrite)
     check_animates(path)
     kind = WRITABLE[path.suffix.lower()]
-    first = animation.frames[0]
-    check_holds(path, kind, first)
+    check_holds(path, kind, animation.frames[0])
+    frames = [fitted(frame, kind) for frame in animation.frames]
+    if kind == "GIF":
+        frames = [opaque_or_clear(frame) for frame in frames]
+    first = frames[0]
     options = encoder_options(first, kind, quality) | _timing(animation, kind)
-    pictures = [to_pillow(frame) for frame in animation.frames]
+    pictures = [to_pillow(frame) for frame in frames]
     buffer = io.BytesIO()
     with new_file(path, overwrite) as temporary:
         try:
@@ -111,7 +122,11 @@ def write_animation(
             )
         except Exception as error:  # Encoders raise nearly everything.
             raise ImageError(f"cannot write {shown(path)}: {sentence(error)}") from error
-        temporary.write_bytes(buffer.getvalue())
+        data = buffer.getvalue()
+        if kind == "GIF" and first.xmp:
+            data = gif_with_xmp(data, first.xmp)
+        temporary.write_bytes(data)
+    return first.notes
 
 
 def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:
@@ -125,8 +140,12 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
         for index in range(first, count):
             picture.seek(index)
             picture.load()
+            if index == first:
+                notes: list[str] = []
+                found = read_metadata(path, picture, notes)
+                orientation = picture.getexif().get(ORIENTATION, 1)
             durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
-            frames.append(from_pillow(_whole(picture)))
+            frames.append(from_pillow(_whole(picture, orientation)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
     except ImageError as error:
@@ -135,14 +154,20 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
         raise damaged(path, error) from error
     channels = max(frame.array.shape[2] for frame in frames)
     same = [frame if frame.array.shape[2] == channels else _as(frame, channels) for frame in frames]
+    notes += [note for frame in same for note in frame.notes]
+    dpi = same[0].dpi or exif_resolution(found["exif"])
+    same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))
     return Animation(tuple(same), tuple(durations), loop)
 
 
-def _whole(picture: Pillow.Image) -> Pillow.Image:
-    """A frame as RGB or RGBA: some of a GIF's are palettes, some are not."""
+def _whole(picture: Pillow.Image, orientation: int) -> Pillow.Image:
+    """A frame as RGB or RGBA, upright: some of a GIF's are palettes, some are not."""
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     frame = picture.convert(mode)
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
+    if orientation != 1:
+        frame.getexif()[ORIENTATION] = orientation
+        frame = ImageOps.exif_transpose(frame)
     return frame
 
 
