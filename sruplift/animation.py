@@ -126,7 +126,8 @@ def write_animation(
         if kind == "GIF" and first.xmp:
             data = gif_with_xmp(data, first.xmp)
         temporary.write_bytes(data)
-    return first.notes
+    endless = (f"AVIF is played for ever, not {animation.loop} times",)
+    return first.notes + (endless if kind == "AVIF" and animation.loop else ())
 
 
 def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:

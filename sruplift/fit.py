@@ -105,7 +105,8 @@ def _less_what_is_not_held(image: Image, kind: str) -> Image:
     dropped = [NAMES[name] for name in changed]
     if "texts" not in HOLDS[kind]:
         texts = tuple(each for each in image.texts if each[0] == COMMENT and kind in COMMENTED)
-        dropped += [f"the text {each[0]!r}" for each in image.texts if each not in texts]
+        keywords = ", ".join(each[0] for each in image.texts if each not in texts)
+        dropped += [f"its texts ({keywords})"] if keywords else []
         changed["texts"] = texts
     if dropped:
         changed["notes"] = (*image.notes, f"{kind} does not hold {', '.join(dropped)}: dropped")

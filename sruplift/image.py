@@ -52,6 +52,7 @@ from sruplift.metadata import (
 )
 from sruplift.outfile import check_destination, new_file
 from sruplift.words import (
+    XMP,
     Texts,
     add_texts,
     comment_of,
@@ -459,7 +460,7 @@ def _profile_mode(mode: str) -> str:
 
 def _needs_vips(image: Image, kind: str) -> bool:
     deep = image.array.dtype == np.uint16 and (image.array.shape[2] > 1 or kind == "AVIF")
-    return deep or image.array.nbytes > store.IN_MEMORY
+    return deep or (image.array.nbytes > store.IN_MEMORY and kind != "GIF")
 
 
 def _write_by_vips(
@@ -473,12 +474,13 @@ def _write_by_vips(
         quality=QUALITY.get(kind) if quality is None else quality,
         icc_profile=image.icc_profile,
         exif=None if kind == "TIFF" else image.exif,
-        xmp=image.xmp,
+        xmp=None if kind == "PNG" else image.xmp,
         iptc=iptc_segment(image.iptc)[4:] if image.iptc and kind == "JPEG" else None,
         dpi=image.dpi,
     )
-    if kind == "PNG" and image.texts:
-        add_texts(path, image.texts)
+    if kind == "PNG":  # libvips' texts do not say that they are UTF-8.
+        xmp = ((XMP, image.xmp.decode("utf-8", "replace")),) if image.xmp else ()
+        add_texts(path, (*image.texts, *xmp))
     elif image.texts:
         lost.append(f"the comment is not kept in a {kind} as large as this")
 
@@ -544,7 +546,7 @@ def _carried_options(image: Image, kind: str) -> dict[str, Any]:
 def _add_xmp(options: dict[str, Any], kind: str, xmp: bytes) -> None:
     if kind == "PNG":
         chunks = options.setdefault("pnginfo", PngImagePlugin.PngInfo())
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        chunks.add_itxt(XMP, xmp.decode("utf-8", "replace"))
     elif kind == "TIFF":
         options["tiffinfo"] = {700: xmp}
     elif kind != "GIF":

@@ -146,7 +146,8 @@ def raw_xmp(picture: Pillow.Image) -> bytes | None:
     """The XMP packet of a picture that is decoded (a PNG's may lie behind its pixels)."""
     xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
-        xmp = xmp.encode()
+        # Of a PNG's text that does not say it is UTF-8, as libvips writes it.
+        xmp = xmp.encode("latin-1", "ignore")
     return xmp if isinstance(xmp, bytes) else None
 
 
@@ -172,12 +173,20 @@ def open_profile(data: bytes, mode: str) -> ImageCmsProfile | None:
 
 
 def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image:
-    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric."""
+    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric, black to black.
+
+    Without the last, ink's black, which is a dark grey on paper, would be one on the screen.
+    """
     from PIL import ImageCms
 
     target = ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(
-        image, profile, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+        image,
+        profile,
+        target,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     assert converted is not None
     return converted

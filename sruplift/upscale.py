@@ -282,6 +282,8 @@ def _losses(destination: Path, image: Image, flatten: bool, options: UpscaleOpti
         notes.append(f"{suffix} keeps 12 bits per channel")
     if WRITABLE[suffix.lower()] == "GIF":
         notes.append("a GIF holds at most 256 colours a frame")
+        if image.alpha is not None and options.alpha != "drop":
+            notes.append("a GIF has no soft edges: a pixel is seen or not")
     return notes
 
 

@@ -20,7 +20,8 @@ from sruplift.tiff import PREFIX
 Texts: TypeAlias = tuple[tuple[str, str], ...]
 COMMENT = "Comment"
 # Texts that are no words: other metadata in disguise, and the file's own dates.
-NOT_WORDS = ("XML:com.adobe.xmp", "Raw profile type ", "date:")
+XMP = "XML:com.adobe.xmp"
+NOT_WORDS = (XMP, "Raw profile type ", "date:")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 IPTC_RESOURCE = 0x0404
@@ -71,8 +72,8 @@ def png_metadata(file: BinaryIO) -> dict[str, Any]:
             continue
         with contextlib.suppress(ValueError, zlib.error):
             keyword, text = _text(name, data)
-            if keyword == "XML:com.adobe.xmp":
-                found["xmp"] = text.encode()
+            if keyword == XMP:
+                found["xmp"] = text.encode("utf-8" if name == b"iTXt" else "latin-1")
             elif _word(keyword):
                 texts[keyword] = text
     return {**found, "texts": tuple(texts.items())}
