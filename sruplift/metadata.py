@@ -192,6 +192,33 @@ def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image:
     return converted
 
 
+def from_srgb(
+    rgb: tuple[float, float, float], icc_profile: bytes | None
+) -> tuple[float, float, float]:
+    """A colour of sRGB, in [0, 1], as a picture with that profile has it, to 8 bits.
+
+    Of a grey picture's profile each number is converted as a grey.
+    """
+    mode = "L" if icc_profile and open_profile(icc_profile, "L") else "RGB"
+    profile = open_profile(icc_profile, mode) if icc_profile else None
+    if profile is None:
+        return rgb
+    from PIL import ImageCms  # As above.
+
+    colours = [rgb] if mode == "RGB" else [(value,) * 3 for value in rgb]
+    levels = bytes(round(value * 255) for colour in colours for value in colour)
+    converted = ImageCms.profileToProfile(
+        Pillow.frombytes("RGB", (1, len(colours)), levels),
+        ImageCms.createProfile("sRGB"),
+        profile,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode=mode,
+    )
+    assert converted is not None
+    red, green, blue = (level / 255 for level in converted.tobytes())
+    return red, green, blue
+
+
 def stored_bits(header: bytes, image: Pillow.Image) -> int:
     """Bits per channel in the file, whatever Pillow makes of them; 8 where the file cannot say.
 

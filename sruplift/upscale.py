@@ -282,9 +282,14 @@ def _losses(destination: Path, image: Image, flatten: bool, options: UpscaleOpti
         notes.append(f"{suffix} keeps 12 bits per channel")
     if WRITABLE[suffix.lower()] == "GIF":
         notes.append("a GIF holds at most 256 colours a frame")
-        if image.alpha is not None and options.alpha != "drop":
+        if _has_soft_edges(image) and options.alpha != "drop":
             notes.append("a GIF has no soft edges: a pixel is seen or not")
     return notes
+
+
+def _has_soft_edges(image: Image) -> bool:
+    alpha = image.alpha
+    return alpha is not None and bool(((alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)).any())
 
 
 def _share_of(progress: Progress, index: int, count: int) -> Progress:

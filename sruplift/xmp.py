@@ -23,6 +23,7 @@ _GIF_EXTENSION = b"\x21\xff\x0bXMP DataXMP"
 # Whoever takes the packet's letters for the lengths of blocks lands in here, and at its end.
 _GIF_MAGIC = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 _OURS = re.compile(rb'<rdf:Description rdf:about="" xmlns:sruplift=[^>]*/>')
+_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", re.DOTALL)
 _WIDTHS = ("exif:PixelXDimension", "tiff:ImageWidth")
 _HEIGHTS = ("exif:PixelYDimension", "tiff:ImageLength")
 
@@ -33,7 +34,11 @@ def upright_xmp(xmp: bytes) -> bytes:
 
 
 def sized_xmp(xmp: bytes, height: int, width: int) -> bytes:
-    """``xmp`` with the size of the pixels that it will be written beside, where it has one."""
+    """``xmp`` with the size of the pixels that it will be written beside, where it has one.
+
+    Small pictures of the old pixels go.
+    """
+    xmp = _THUMBNAILS.sub(b"", xmp)
     for names, value in ((_WIDTHS, width), (_HEIGHTS, height)):
         for name in names:
             xmp = _with_value(xmp, name, value)

@@ -212,6 +212,10 @@ def test_background(folder: Path, suffix: str) -> str | None:
         return "has alpha"
     assert off(flat(np.asarray(picture)), [*COLOURS[:3], *[(32, 64, 192)] * 3]) <= 1
     assert "laid on #2040c0" in result.notes[0]
+    for channels, profile in ((4, rgb_profile()), (2, grey_profile(gamma=1.2))):
+        source = save(folder / "b.png", pixels[..., -channels:], icc_profile=profile)
+        path, _ = enlarge(source, suffix, background="#2040c0", overwrite=True)
+        assert off(flat(shown(path))[3:], (32, 64, 192)) <= 2
     return None
 
 
@@ -663,11 +667,12 @@ def test_deep_avif(folder: Path, suffix: str) -> str | None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("way", ["", "tiles", "ensemble", "fraction", "alpha net"])
+@pytest.mark.parametrize("way", ["", "bf16", "tiles", "ensemble", "fraction", "alpha net"])
 def test_every_level_stays_what_it_is(dtype: type, channels: int, way: str, tmp_path: Path) -> None:
     """A picture of one colour through a network that adds nothing, for many colours."""
     options: dict[str, object] = {
-        "": {},
+        "": {"precision": "fp32"},
+        "bf16": {"precision": "bf16"},
         "tiles": {"tile_size": 24, "overlap": 8},
         "ensemble": {"self_ensemble": True},
         "fraction": {"scale": 1.7},
