@@ -73,6 +73,7 @@ LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
 STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
 DEEP = {"PNG", "TIFF", "AVIF"}
+PREDICTOR, XMP_TAG = 317, 700
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -520,6 +521,8 @@ def encoder_options(image: Image, kind: str, quality: int | None) -> dict[str, A
         options["compress_level"] = 4  # A third of the time of 6, and 7 % larger.
     elif kind == "TIFF":
         options["compression"] = "tiff_adobe_deflate"
+        # Differences of neighbours are compressed: photographs become smaller.
+        options["tiffinfo"] = {PREDICTOR: 2} | ({XMP_TAG: image.xmp} if image.xmp else {})
     return options | _carried_options(image, kind)
 
 
@@ -547,7 +550,5 @@ def _add_xmp(options: dict[str, Any], kind: str, xmp: bytes) -> None:
     if kind == "PNG":
         chunks = options.setdefault("pnginfo", PngImagePlugin.PngInfo())
         chunks.add_itxt(XMP, xmp.decode("utf-8", "replace"))
-    elif kind == "TIFF":
-        options["tiffinfo"] = {700: xmp}
-    elif kind != "GIF":
+    elif kind not in ("GIF", "TIFF"):
         options["xmp"] = xmp
