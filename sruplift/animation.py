@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
-from PIL import ImageOps
 
 from sruplift.decoding import (
     MAX_PIXELS,
@@ -30,11 +29,13 @@ from sruplift.image import (
     check_holds,
     encoder_options,
     from_pillow,
+    orientation_of,
     read_image,
     read_metadata,
     to_pillow,
+    turned_upright,
 )
-from sruplift.metadata import ORIENTATION, exif_resolution
+from sruplift.metadata import exif_resolution
 from sruplift.outfile import check_destination, new_file
 from sruplift.xmp import gif_with_xmp
 
@@ -144,7 +145,7 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
             if index == first:
                 notes: list[str] = []
                 found = read_metadata(path, picture, notes)
-                orientation = picture.getexif().get(ORIENTATION, 1)
+                orientation = orientation_of(picture)
             durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
             frames.append(from_pillow(_whole(picture, orientation)))
     except MemoryError as error:
@@ -166,10 +167,7 @@ def _whole(picture: Pillow.Image, orientation: int) -> Pillow.Image:
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     frame = picture.convert(mode)
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
-    if orientation != 1:
-        frame.getexif()[ORIENTATION] = orientation
-        frame = ImageOps.exif_transpose(frame)
-    return frame
+    return turned_upright(frame, orientation)
 
 
 def _as(frame: Image, channels: int) -> Image:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps, PngImagePlugin
+from PIL import PngImagePlugin
 
 from sruplift import store, vips
 from sruplift.decoding import (
@@ -38,6 +38,7 @@ from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
 from sruplift.fit import fitted, opaque_or_clear
 from sruplift.metadata import (
+    ORIENTATION,
     add_to_tiff,
     exif_resolution,
     exif_without_orientation,
@@ -74,6 +75,16 @@ STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
 DEEP = {"PNG", "TIFF", "AVIF"}
 PREDICTOR, XMP_TAG = 317, 700
+# What undoes an orientation (EXIF 2.32, tag Orientation).
+TRANSPOSITIONS = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -149,9 +160,9 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
         if bits > 8 and picture.format == "HEIF":
             return _read_deep_heif(path, picture, bits)
         found = _metadata_and_decode(path, picture, notes)
+        upright = turned_upright(picture, orientation_of(picture))
     if bits > 8 and not picture.mode.startswith("I"):
         notes.append(f"the file has {bits} bits per channel, of which 8 are kept")
-    upright = ImageOps.exif_transpose(picture)
     try:
         image = from_pillow(upright)
     except ImageError as error:
@@ -223,10 +234,10 @@ def write_image(
     check_destination(path, overwrite)
     kind = WRITABLE[path.suffix.lower()]
     check_holds(path, kind, image)
-    fit = fitted(image, kind)
-    lost = list(fit.notes)
     with new_file(path, overwrite) as temporary:
         try:
+            fit = fitted(image, kind)
+            lost = list(fit.notes)
             if _needs_vips(fit, kind):
                 _write_by_vips(temporary, fit, kind, quality, lost)
             else:
@@ -381,6 +392,24 @@ def _stored_view(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
     mirrored, flipped = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     view = upright[:: -1 if flipped else 1, :: -1 if mirrored else 1]
     return view.swapaxes(0, 1) if orientation > 4 else view
+
+
+def orientation_of(picture: Pillow.Image) -> int:
+    """EXIF's or XMP's orientation, from 1 to 8; 1 where they are damaged."""
+    try:
+        orientation = int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises nearly everything; a note says so already.
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def turned_upright(picture: Pillow.Image, orientation: int) -> Pillow.Image:
+    """``picture`` as it should be seen. (Pillow's own function writes all EXIF anew for it.)"""
+    if orientation == 1:
+        return picture
+    turned = picture.transpose(TRANSPOSITIONS[orientation])
+    turned.format = picture.format  # Which tells the meaning of some modes.
+    return turned
 
 
 def _metadata_and_decode(path: Path, picture: Pillow.Image, notes: list[str]) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from sruplift.tiff import (
+from sruplift.ifd import (
     EXIF,
-    GPS,
     PREFIX,
     UNDEFINED,
     Directory,
@@ -19,6 +19,7 @@ from sruplift.tiff import (
     change_exif,
     long,
     make_exif,
+    number,
     rational,
     read_directory,
     read_exif,
@@ -75,20 +76,25 @@ def portable_exif(exif: bytes) -> bytes | None:
     """EXIF that fits any file with upright pixels, or ``None`` if nothing is left of it.
 
     The orientation becomes 1 (the pixels are turned), the layout of a TIFF and the thumbnail go.
-    The rest stays byte for byte at its place.
+    The rest stays byte for byte at its place; if some of it is damaged, the rest of it moves.
+    Pillow's encoders read it again, so Pillow must be able to. It warns of what is damaged.
 
     Raises:
-        Exception: it is damaged; one of many types, for Pillow must be able to read it too.
+        Exception: it is damaged as a whole; one of many types.
     """
     directory = read_exif(exif)
     upright = {ORIENTATION: short(1)} if ORIENTATION in directory else {}
     exif = change_exif(without_thumbnail(exif), upright, drop=STRUCTURAL_TAGS)
-    if not STRUCTURAL_TAGS.issuperset(directory):
-        parsed = Pillow.Exif()
-        parsed.load(exif)
-        dict(parsed), parsed.get_ifd(EXIF), parsed.get_ifd(GPS)
+    if STRUCTURAL_TAGS.issuperset(directory):
+        return None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        Pillow.Exif().load(exif)
+    if not said:
         return exif
-    return None
+    warnings.warn("some of the EXIF data is damaged: it is dropped", stacklevel=2)
+    whole = read_exif(exif)
+    return make_exif(whole) if whole else None
 
 
 def sized_exif(exif: bytes, height: int, width: int) -> bytes:
@@ -106,14 +112,13 @@ def exif_without_orientation(exif: bytes) -> bytes:
 
 def exif_resolution(exif: bytes | None) -> tuple[float, float] | None:
     """Dots per inch (x, y) that EXIF data state, if they are sensible."""
-    parsed = Pillow.Exif()
     try:
-        parsed.load(exif or b"")
-        inches = {2: 1.0, 3: 2.54}[parsed.get(RESOLUTION_UNIT, 2)]
-        both = [float(parsed[tag]) * inches for tag in (X_RESOLUTION, Y_RESOLUTION)]
-    except Exception:  # Pillow raises nearly everything.
+        found = read_exif(exif or b"")
+    except ValueError:
         return None
-    return resolution({"dpi": both})
+    x, y, unit = (number(found.get(tag)) for tag in RESOLUTION_TAGS)
+    inches = {2: 1.0, 3: 2.54}.get(int(unit or 2))
+    return resolution({"dpi": (x * inches, y * inches)}) if x and y and inches else None
 
 
 def exif_with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image as Pillow
 
-from sruplift.tiff import PREFIX
+from sruplift.ifd import PREFIX
 
 # (keyword, text) as a PNG has them; a comment is the text of the keyword "Comment".
 Texts: TypeAlias = tuple[tuple[str, str], ...]

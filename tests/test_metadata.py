@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -91,6 +92,26 @@ def test_what_is_not_changed_stays_byte_for_byte() -> None:
     assert unsaid.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == bytes(range(200))
 
 
+def test_of_damaged_data_the_rest_is_kept() -> None:
+    """A tag whose value lies outside: of a file that was cut, or edited badly."""
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Model] = "camera"
+    exif[ExifTags.Base.Artist] = "somebody"
+    data = bytearray(exif.tobytes())
+    entry = data.index(struct.pack(">H", ExifTags.Base.Artist))
+    data[entry + 8 : entry + 12] = struct.pack(">I", 5000)
+    with pytest.warns(UserWarning, match="some of the EXIF data is damaged: it is dropped"):
+        result = portable_exif(bytes(data))
+    assert dict(parsed(result)) == {ExifTags.Base.Model: "camera"}
+
+
+def test_a_folder_that_is_not_there_is_left_alone() -> None:
+    data = bytearray(camera_exif().tobytes())
+    entry = data.index(struct.pack(">HH", ExifTags.IFD.Exif, 4))
+    data[entry + 8 : entry + 12] = struct.pack(">I", 5000)
+    assert sized_exif(bytes(data), 80, 120) == bytes(data)
+
+
 def test_the_resolution_can_be_stated_in_exif() -> None:
     assert exif_resolution(None) is None
     assert exif_resolution(camera_exif().tobytes()) is None
@@ -98,6 +119,7 @@ def test_the_resolution_can_be_stated_in_exif() -> None:
         data = exif_with_resolution(before, (300, 150.5))
         assert exif_resolution(data) == (300, 150.5)
         assert before is None or parsed(data)[ExifTags.Base.Model] == "camera"
+    assert exif_resolution(exif_with_resolution(None, (900_000, 1))) == (900_000, 1)
     metric = parsed(exif_with_resolution(None, (100, 100)))
     metric[ExifTags.Base.ResolutionUnit] = 3
     assert exif_resolution(metric.tobytes()) == pytest.approx((254, 254))

@@ -54,8 +54,19 @@ def long(value: int) -> Entry:
 
 
 def rational(value: float) -> Entry:
-    """One number with four decimals."""
-    return Entry(RATIONAL, 1, struct.pack("<II", round(value * 10_000), 10_000))
+    """One number below 2**32, with four decimals if it is small enough for them."""
+    parts = 10_000 if value * 10_000 < 2**32 - 1 else 1
+    return Entry(RATIONAL, 1, struct.pack("<II", round(value * parts), parts))
+
+
+def number(entry: Entry | Directory | None) -> float | None:
+    """The one number of an entry of the kinds above."""
+    if not isinstance(entry, Entry) or entry.count != 1:
+        return None
+    if entry.kind == RATIONAL:
+        above, below = struct.unpack("<II", entry.data)
+        return above / below if below else None
+    return int.from_bytes(entry.data, "little") if entry.kind in (SHORT, LONG) else None
 
 
 def read_directory(file: BinaryIO, skip: Collection[int] = ()) -> Directory:
@@ -115,6 +126,7 @@ def rewrite(
         drop: tags.
         within: change the directory that this tag of the first one points to instead, in which
             ``new`` replaces what is there, with values of at most four bytes, and adds nothing.
+            If there is none, nothing happens.
 
     Raises:
         ValueError: there is no directory, or the file would be larger than its offsets can say.
@@ -123,7 +135,12 @@ def rewrite(
     at = tiff.first if within is None else tiff.pointed(tiff.first, within)
     if at is None:
         return
-    old = tiff.table(at)
+    try:
+        old = tiff.table(at)
+    except ValueError:
+        if within is None:
+            raise
+        return
     if within is not None:
         new = {tag: value for tag, value in new.items() if tag in old.entries}
     kept = {tag: raw for tag, raw in old.entries.items() if tag not in new and tag not in drop}

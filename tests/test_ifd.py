@@ -12,7 +12,7 @@ from pictures import photo
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from sruplift.tiff import (
+from sruplift.ifd import (
     EXIF,
     GPS,
     INTEROP,
