@@ -23,15 +23,21 @@ from sruplift.decoding import (
 )
 from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
+from sruplift.fit import fitted, opaque_or_clear
 from sruplift.image import (
     Image,
     check_holds,
     encoder_options,
     from_pillow,
+    orientation_of,
     read_image,
+    read_metadata,
     to_pillow,
+    turned_upright,
 )
+from sruplift.metadata import exif_resolution
 from sruplift.outfile import check_destination, new_file
+from sruplift.xmp import gif_with_xmp
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
@@ -84,8 +90,11 @@ def check_animates(path: Path) -> None:
 
 def write_animation(
     path: Path, animation: Animation, *, quality: int | None = None, overwrite: bool = False
-) -> None:
+) -> tuple[str, ...]:
     """Write ``animation`` in the format of ``path``'s suffix, whole or not at all.
+
+    Returns:
+        Sentences about what the format could not hold.
 
     Raises:
         ImageError: the file exists, cannot be written, or the format holds no animation.
@@ -94,10 +103,13 @@ def write_animation(
     check_destination(path, overwrite)
     check_animates(path)
     kind = WRITABLE[path.suffix.lower()]
-    first = animation.frames[0]
-    check_holds(path, kind, first)
+    check_holds(path, kind, animation.frames[0])
+    frames = [fitted(frame, kind) for frame in animation.frames]
+    if kind == "GIF":
+        frames = [opaque_or_clear(frame) for frame in frames]
+    first = frames[0]
     options = encoder_options(first, kind, quality) | _timing(animation, kind)
-    pictures = [to_pillow(frame) for frame in animation.frames]
+    pictures = [to_pillow(frame) for frame in frames]
     buffer = io.BytesIO()
     with new_file(path, overwrite) as temporary:
         try:
@@ -111,7 +123,12 @@ def write_animation(
             )
         except Exception as error:  # Encoders raise nearly everything.
             raise ImageError(f"cannot write {shown(path)}: {sentence(error)}") from error
-        temporary.write_bytes(buffer.getvalue())
+        data = buffer.getvalue()
+        if kind == "GIF" and first.xmp:
+            data = gif_with_xmp(data, first.xmp)
+        temporary.write_bytes(data)
+    endless = (f"AVIF is played for ever, not {animation.loop} times",)
+    return first.notes + (endless if kind == "AVIF" and animation.loop else ())
 
 
 def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:
@@ -125,8 +142,12 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
         for index in range(first, count):
             picture.seek(index)
             picture.load()
+            if index == first:
+                notes: list[str] = []
+                found = read_metadata(path, picture, notes)
+                orientation = orientation_of(picture)
             durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
-            frames.append(from_pillow(_whole(picture)))
+            frames.append(from_pillow(_whole(picture, orientation)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
     except ImageError as error:
@@ -135,15 +156,18 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
         raise damaged(path, error) from error
     channels = max(frame.array.shape[2] for frame in frames)
     same = [frame if frame.array.shape[2] == channels else _as(frame, channels) for frame in frames]
+    notes += [note for frame in same for note in frame.notes]
+    dpi = same[0].dpi or exif_resolution(found["exif"])
+    same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))
     return Animation(tuple(same), tuple(durations), loop)
 
 
-def _whole(picture: Pillow.Image) -> Pillow.Image:
-    """A frame as RGB or RGBA: some of a GIF's are palettes, some are not."""
+def _whole(picture: Pillow.Image, orientation: int) -> Pillow.Image:
+    """A frame as RGB or RGBA, upright: some of a GIF's are palettes, some are not."""
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     frame = picture.convert(mode)
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
-    return frame
+    return turned_upright(frame, orientation)
 
 
 def _as(frame: Image, channels: int) -> Image:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps, PngImagePlugin
+from PIL import PngImagePlugin
 
 from sruplift import store, vips
 from sruplift.decoding import (
@@ -27,6 +27,7 @@ from sruplift.decoding import (
     check_size,
     collected_warnings,
     count_frames,
+    damaged,
     decode,
     open_picture,
     opened,
@@ -35,30 +36,55 @@ from sruplift.decoding import (
 )
 from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
+from sruplift.fit import fitted, opaque_or_clear
 from sruplift.metadata import (
-    has_folders,
+    ORIENTATION,
+    add_to_tiff,
+    exif_resolution,
+    exif_without_orientation,
     open_profile,
     portable_exif,
+    raw_exif,
     raw_xmp,
     resolution,
-    sized_exif,
     stored_bits,
+    tiff_metadata,
     to_srgb,
 )
 from sruplift.outfile import check_destination, new_file
-from sruplift.xmp import sized_xmp, upright_xmp
+from sruplift.words import (
+    XMP,
+    Texts,
+    add_texts,
+    comment_of,
+    iptc_of,
+    iptc_segment,
+    png_metadata,
+    texts_of,
+)
+from sruplift.xmp import gif_with_xmp, gif_xmp, upright_xmp
 
 HEADER_BYTES = 65_536
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
-HOLDS_16_BITS = frozenset(("PNG", "TIFF"))
+# AVIF holds 12 of them.
+HOLDS_16_BITS = frozenset(("PNG", "TIFF", "AVIF"))
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
-# What fits a JPEG's segments (ITU-T T.81, B.1.1.4, less the identifiers), bytes.
-JPEG_SEGMENT = {"exif": 65_527, "xmp": 65_502}
 # Formats that libvips decodes, and Pillow's modes of which it makes the same pixels.
 STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
-DEEP = {"PNG", "TIFF"}
+DEEP = {"PNG", "TIFF", "AVIF"}
+PREDICTOR, XMP_TAG = 317, 700
+# What undoes an orientation (EXIF 2.32, tag Orientation).
+TRANSPOSITIONS = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -68,8 +94,9 @@ class Image:
     """Upright pixels and what goes with them.
 
     ``array`` is (H, W, C), uint8 or uint16; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA),
-    alpha not multiplied into the colours. ``exif`` and ``xmp`` say orientation 1; ``dpi`` is
-    (x, y). ``notes`` are sentences about what could not be kept.
+    alpha not multiplied into the colours. ``exif`` and ``xmp`` say orientation 1; ``iptc`` are
+    bare records; ``dpi`` is (x, y); ``texts`` are (keyword, text). ``notes`` are sentences about
+    what could not be kept.
     """
 
     array: Pixels
@@ -78,6 +105,8 @@ class Image:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    iptc: bytes | None = None
+    texts: Texts = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -127,16 +156,19 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
             raise unreadable(path, f"it has {frames} {what}; only single images are supported")
         bits = stored_bits(head, picture)
         if _is_for_vips(picture, bits):
-            return _read_by_vips(path, picture, folder)
-        exif, xmp = _read_metadata_and_decode(path, picture, notes)
+            return _read_by_vips(path, picture, bits, folder)
+        if bits > 8 and picture.format == "HEIF":
+            return _read_deep_heif(path, picture, bits)
+        found = _metadata_and_decode(path, picture, notes)
+        upright = turned_upright(picture, orientation_of(picture))
     if bits > 8 and not picture.mode.startswith("I"):
         notes.append(f"the file has {bits} bits per channel, of which 8 are kept")
-    upright = ImageOps.exif_transpose(picture)
     try:
         image = from_pillow(upright)
     except ImageError as error:
         raise unreadable(path, str(error)) from error
-    return dataclasses.replace(image, exif=exif, xmp=xmp, notes=(*notes, *image.notes))
+    dpi = image.dpi or exif_resolution(found["exif"])
+    return dataclasses.replace(image, **found, dpi=dpi, notes=(*notes, *image.notes))
 
 
 def from_pillow(picture: Pillow.Image) -> Image:
@@ -202,24 +234,21 @@ def write_image(
     check_destination(path, overwrite)
     kind = WRITABLE[path.suffix.lower()]
     check_holds(path, kind, image)
-    sized = dataclasses.replace(
-        image,
-        exif=sized_exif(image.exif, *image.size) if image.exif else None,
-        xmp=sized_xmp(image.xmp, *image.size) if image.xmp else None,
-        notes=(),
-    )
-    sized = _without_what_does_not_fit(sized, kind)
     with new_file(path, overwrite) as temporary:
         try:
-            if _needs_vips(sized):
-                sized = _write_by_vips(temporary, sized, kind, quality)
+            fit = fitted(image, kind)
+            lost = list(fit.notes)
+            if _needs_vips(fit, kind):
+                _write_by_vips(temporary, fit, kind, quality, lost)
             else:
-                temporary.write_bytes(_encode(sized, kind, quality))
+                temporary.write_bytes(_encode(fit, kind, quality))
+            if kind == "TIFF":
+                _complete_tiff(temporary, fit, lost)
         except OSError:
             raise
         except Exception as error:  # Encoders raise nearly everything.
             raise ImageError(f"cannot write {shown(path)}: {sentence(error)}") from error
-    return sized.notes
+    return tuple(lost)
 
 
 def check_holds(path: Path, kind: str, image: Image) -> None:
@@ -273,16 +302,19 @@ def _is_for_vips(picture: Pillow.Image, bits: int) -> bool:
     return plain and size > store.IN_MEMORY and picture.format in STREAMED
 
 
-def _read_by_vips(path: Path, picture: Pillow.Image, folder: Path | None) -> Image:
+def _read_by_vips(path: Path, picture: Pillow.Image, bits: int, folder: Path | None) -> Image:
     notes: list[str] = []
     facts = vips.header(path)
-    kind = "L" if facts["bands"] < 3 else "RGB"
-    icc, _ = _profile(facts["icc"], kind, notes)
+    # Of a grey AVIF libvips makes three channels.
+    grey = facts["bands"] < 3 or picture.mode == "L"
+    icc, _ = _profile(facts["icc"], "L" if grey else "RGB", notes)
     if picture.format == "PNG":  # Pillow would decode the pixels to find what lies behind them.
-        exif = _exif(facts["exif"], notes)
-        xmp = facts["xmp"]
+        with path.open("rb") as file:
+            found = png_metadata(file)
+        found["exif"] = _portable(found["exif"], notes)
+        found["xmp"] = upright_xmp(found["xmp"]) if found["xmp"] else None
     else:
-        exif, xmp = _metadata(picture, notes)
+        found = read_metadata(path, picture, notes)
     orientation = int(facts["orientation"])
     try:
         array = vips.decode(
@@ -290,13 +322,16 @@ def _read_by_vips(path: Path, picture: Pillow.Image, folder: Path | None) -> Ima
             folder,
             lambda upright: _stored_view(upright, orientation),
             transposed=orientation > 4,
+            # The bits of an AVIF are the upper ones, the others zeros.
+            bits=bits if picture.format == "AVIF" else 16,
         )
     except ImageError as error:
         raise unreadable(path, str(error)) from error
     except OSError as error:
         raise unreadable(path, f"no room for its pixels ({sentence(error)})") from error
-    xmp = upright_xmp(xmp) if xmp else None
-    return Image(array, icc, exif, xmp, resolution(picture.info), tuple(notes))
+    array = array[..., :1] if grey and array.shape[2] == 3 else array
+    dpi = resolution(picture.info) or exif_resolution(found["exif"])
+    return Image(array, icc, dpi=dpi, notes=tuple(notes), **found)
 
 
 def _only_vips_knows(file: Any) -> bool:
@@ -311,6 +346,7 @@ def _only_vips_knows(file: Any) -> bool:
 
 
 def _read_deep_tiff(path: Path, max_pixels: int, folder: Path | None) -> Image:
+    notes: list[str] = []
     try:
         facts = vips.header(path)
         check_size(path, facts["width"], facts["height"], max_pixels)
@@ -325,7 +361,27 @@ def _read_deep_tiff(path: Path, max_pixels: int, folder: Path | None) -> Image:
         raise unreadable(path, f"it is not an image that can be read ({error})") from error
     xmp = upright_xmp(facts["xmp"]) if facts["xmp"] else None
     dpi = resolution({"dpi": (facts["xres"] * 25.4, facts["yres"] * 25.4)})
-    return Image(array, facts["icc"], None, xmp, dpi)
+    icc, _ = _profile(facts["icc"], "L" if array.shape[2] < 3 else "RGB", notes)
+    exif, iptc = _of_tiff(path, notes)
+    return Image(array, icc, exif, xmp, dpi, tuple(notes), iptc)
+
+
+def _read_deep_heif(path: Path, picture: Pillow.Image, bits: int) -> Image:
+    """HEIC of 10 or 12 bits, of which its plugin for Pillow keeps 8."""
+    import pillow_heif  # It has opened the picture, so it is there.
+
+    notes: list[str] = []
+    try:
+        deep = np.asarray(pillow_heif.open_heif(path, convert_hdr_to_8bit=False))
+    except MemoryError as error:
+        raise unreadable(path, "not enough memory") from error
+    except Exception as error:  # Decoders raise nearly everything.
+        raise damaged(path, error) from error
+    array = vips.spread(deep.reshape(*deep.shape[:2], -1), bits)
+    found = read_metadata(path, picture, notes)
+    icc, _ = _profile(picture.info.get("icc_profile"), _profile_mode(picture.mode), notes)
+    dpi = resolution(picture.info) or exif_resolution(found["exif"])
+    return Image(array, icc, dpi=dpi, notes=tuple(notes), **found)
 
 
 def _stored_view(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -338,43 +394,65 @@ def _stored_view(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
     return view.swapaxes(0, 1) if orientation > 4 else view
 
 
-def _read_metadata_and_decode(
-    path: Path, picture: Pillow.Image, notes: list[str]
-) -> tuple[bytes | None, bytes | None]:
-    """Pillow forgets a TIFF's EXIF when it decodes and turns the pixels, so that comes before.
+def orientation_of(picture: Pillow.Image) -> int:
+    """EXIF's or XMP's orientation, from 1 to 8; 1 where they are damaged."""
+    try:
+        orientation = int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises nearly everything; a note says so already.
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def turned_upright(picture: Pillow.Image, orientation: int) -> Pillow.Image:
+    """``picture`` as it should be seen. (Pillow's own function writes all EXIF anew for it.)"""
+    if orientation == 1:
+        return picture
+    turned = picture.transpose(TRANSPOSITIONS[orientation])
+    turned.format = picture.format  # Which tells the meaning of some modes.
+    return turned
+
+
+def _metadata_and_decode(path: Path, picture: Pillow.Image, notes: list[str]) -> dict[str, Any]:
+    """Pillow forgets a TIFF's XMP when it decodes and turns the pixels, so that comes before.
 
     Of a PNG, whose EXIF may lie behind the pixels, it decodes to find it, and tells only once that
     the pixels are damaged: so that comes after.
     """
     if picture.format == "TIFF":
-        found = _metadata(picture, notes)
+        found = read_metadata(path, picture, notes)
         decode(path, picture)
         return found
     decode(path, picture)
-    return _metadata(picture, notes)
+    return read_metadata(path, picture, notes)
 
 
-def _metadata(picture: Pillow.Image, notes: list[str]) -> tuple[bytes | None, bytes | None]:
-    """EXIF and XMP for upright pixels."""
-    exif = None
+def read_metadata(path: Path, picture: Pillow.Image, notes: list[str]) -> dict[str, Any]:
+    """``exif`` and ``xmp`` for upright pixels, ``iptc`` and ``texts``."""
+    if picture.format == "TIFF":
+        exif, iptc = _of_tiff(path, notes)
+    else:
+        exif, iptc = _portable(raw_exif(picture), notes), iptc_of(picture)
+    xmp = gif_xmp(path.read_bytes()) if picture.format == "GIF" else raw_xmp(picture)
+    xmp = upright_xmp(xmp) if xmp else None
+    return {"exif": exif, "xmp": xmp, "iptc": iptc, "texts": texts_of(picture)}
+
+
+def _portable(exif: bytes | None, notes: list[str]) -> bytes | None:
     try:
-        exif = portable_exif(picture.getexif())
+        return portable_exif(exif) if exif else None
     except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
         notes.append("the EXIF data is damaged: it is dropped")
-    xmp = raw_xmp(picture)
-    return exif, upright_xmp(xmp) if xmp else None
-
-
-def _exif(data: bytes | None, notes: list[str]) -> bytes | None:
-    if not data:
         return None
-    exif = Pillow.Exif()
+
+
+def _of_tiff(path: Path, notes: list[str]) -> tuple[bytes | None, bytes | None]:
+    """EXIF and IPTC of a TIFF."""
     try:
-        exif.load(data)
-        return portable_exif(exif)
-    except Exception:  # As above.
-        notes.append("the EXIF data is damaged: it is dropped")
-        return None
+        with path.open("rb") as file:
+            exif, iptc = tiff_metadata(file)
+    except ValueError:  # Its decoder will say so, or can do without.
+        return None, None
+    return _portable(exif, notes), iptc
 
 
 def _profile(icc: bytes | None, mode: str, notes: list[str]) -> tuple[bytes | None, Any]:
@@ -410,56 +488,88 @@ def _profile_mode(mode: str) -> str:
 # ---- Writing
 
 
-def _needs_vips(image: Image) -> bool:
-    deep = image.array.dtype == np.uint16 and image.array.shape[2] > 1
-    return deep or image.array.nbytes > store.IN_MEMORY
+def _needs_vips(image: Image, kind: str) -> bool:
+    deep = image.array.dtype == np.uint16 and (image.array.shape[2] > 1 or kind == "AVIF")
+    return deep or (image.array.nbytes > store.IN_MEMORY and kind != "GIF")
 
 
-def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> Image:
-    """``image`` as it was written."""
-    if kind == "TIFF" and image.exif:
-        note = "EXIF is not kept in a TIFF of 16 bits of colour, or one as large as this"
-        image = dataclasses.replace(image, exif=None, notes=(*image.notes, note))
+def _write_by_vips(
+    path: Path, image: Image, kind: str, quality: int | None, lost: list[str]
+) -> None:
+    """Adds to ``lost`` what libvips cannot write."""
     vips.encode(
         path,
         image.array,
         kind,
         quality=QUALITY.get(kind) if quality is None else quality,
         icc_profile=image.icc_profile,
-        exif=image.exif,
-        xmp=image.xmp,
+        exif=None if kind == "TIFF" else image.exif,
+        xmp=None if kind == "PNG" else image.xmp,
+        iptc=iptc_segment(image.iptc)[4:] if image.iptc and kind == "JPEG" else None,
         dpi=image.dpi,
     )
-    return image
+    if kind == "PNG":  # libvips' texts do not say that they are UTF-8.
+        xmp = ((XMP, image.xmp.decode("utf-8", "replace")),) if image.xmp else ()
+        add_texts(path, (*image.texts, *xmp))
+    elif image.texts:
+        lost.append(f"the comment is not kept in a {kind} as large as this")
+
+
+def _complete_tiff(path: Path, image: Image, lost: list[str]) -> None:
+    """Write what our encoders of TIFF leave out into the finished file."""
+    if not image.exif and not image.iptc:
+        return
+    try:
+        with path.open("r+b") as file:
+            add_to_tiff(file, image.exif, image.iptc, image.dpi)
+    except ValueError as error:
+        lost.append(f"EXIF and IPTC are not kept: {sentence(error)}")
 
 
 def _encode(image: Image, kind: str, quality: int | None) -> bytes:
     """The file's content. In memory, so that a disk that fills up is told from a bad image."""
     options = encoder_options(image, kind, quality)
     buffer = io.BytesIO()
-    picture = to_pillow(image)
+    picture = to_pillow(opaque_or_clear(image) if kind == "GIF" else image)
     picture.save(buffer, kind, icc_profile=image.icc_profile, **options)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return gif_with_xmp(data, image.xmp) if kind == "GIF" and image.xmp else data
 
 
 def encoder_options(image: Image, kind: str, quality: int | None) -> dict[str, Any]:
-    """Pillow's options for writing ``image``."""
+    """Pillow's options for writing ``image``, which is ``fitted`` to the format."""
     options: dict[str, Any] = {}
     if kind in QUALITY:
         options["quality"] = QUALITY[kind] if quality is None else quality
     if kind == "JPEG":
         options["subsampling"] = 0
+        options["extra"] = iptc_segment(image.iptc) if image.iptc else b""
     elif kind == "AVIF":
-        options["subsampling"] = "4:4:4"
+        options["subsampling"] = "4:0:0" if image.array.shape[2] == 1 else "4:4:4"
     elif kind == "PNG":
         options["compress_level"] = 4  # A third of the time of 6, and 7 % larger.
-    elif kind == "TIFF" and not (image.exif and has_folders(image.exif)):
-        # Pillow writes EXIF's own directories only into TIFFs that it does not compress.
+    elif kind == "TIFF":
         options["compression"] = "tiff_adobe_deflate"
-    if image.exif:
+        # Differences of neighbours are compressed: photographs become smaller.
+        options["tiffinfo"] = {PREDICTOR: 2} | ({XMP_TAG: image.xmp} if image.xmp else {})
+    return options | _carried_options(image, kind)
+
+
+def _carried_options(image: Image, kind: str) -> dict[str, Any]:
+    """Pillow's options for what goes with the pixels, the profile excepted."""
+    options: dict[str, Any] = {}
+    if image.exif and kind != "TIFF":  # Pillow's compressed TIFFs have no folders of EXIF.
         options["exif"] = image.exif
+        if kind == "AVIF":  # Pillow would write it anew, and replace letters that are not ASCII.
+            options["exif"] = exif_without_orientation(image.exif)
     if image.dpi:
         options["dpi"] = image.dpi
+    if kind == "PNG" and image.texts:
+        options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
+        for keyword, text in image.texts:
+            chunks.add_text(keyword, text)
+    elif image.texts and (comment := comment_of(image.texts)):
+        options["comment"] = comment
     if image.xmp:
         _add_xmp(options, kind, image.xmp)
     return options
@@ -467,23 +577,7 @@ def encoder_options(image: Image, kind: str, quality: int | None) -> dict[str, A
 
 def _add_xmp(options: dict[str, Any], kind: str, xmp: bytes) -> None:
     if kind == "PNG":
-        chunks = PngImagePlugin.PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-        options["pnginfo"] = chunks
-    elif kind == "TIFF":
-        options["tiffinfo"] = {700: xmp}
-    elif kind != "GIF":
+        chunks = options.setdefault("pnginfo", PngImagePlugin.PngInfo())
+        chunks.add_itxt(XMP, xmp.decode("utf-8", "replace"))
+    elif kind not in ("GIF", "TIFF"):
         options["xmp"] = xmp
-
-
-def _without_what_does_not_fit(image: Image, kind: str) -> Image:
-    """``image`` less the metadata that are too long for a JPEG, with notes."""
-    if kind != "JPEG":
-        return image
-    for name, limit in JPEG_SEGMENT.items():
-        data = getattr(image, name)
-        if data and len(data) > limit:
-            note = f"the {name.upper()} data of {len(data):,} bytes do not fit a JPEG: dropped"
-            changed: dict[str, Any] = {name: None, "notes": (*image.notes, note)}
-            image = dataclasses.replace(image, **changed)
-    return image

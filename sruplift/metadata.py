@@ -4,65 +4,155 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import ExifTags
 from PIL import Image as Pillow
 
+from sruplift.ifd import (
+    EXIF,
+    PREFIX,
+    UNDEFINED,
+    Directory,
+    Entry,
+    change_exif,
+    long,
+    make_exif,
+    number,
+    rational,
+    read_directory,
+    read_exif,
+    rewrite,
+    short,
+    without_thumbnail,
+)
+
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsProfile
 
-ORIENTATION = ExifTags.Base.Orientation
+ORIENTATION = int(ExifTags.Base.Orientation)
+IPTC = 33723
+# Every record begins with it (IPTC-IIM 4.2, section 1.5).
+IPTC_MARKER = b"\x1c"
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = RESOLUTION_TAGS = (282, 283, 296)
 # How a TIFF lies in its file, and the old pixels' layout: wrong in any other file. The names are
-# in TIFF 6.0 and its supplements; 34675 is the colour profile, 700 XMP, both carried on their own.
+# in TIFF 6.0 and its supplements and GeoTIFF (how large a pixel was on the ground). The colour
+# profile (34675), XMP (700) and IPTC (33723) are carried on their own.
 STRUCTURAL_TAGS = frozenset(
     (254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 292, 293)
     + (297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337, 338)
     + (339, 340, 341, 342, 343, 344, 345, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529)
-    + (530, 531, 532, 700, 34377, 34675, 37724)
+    + (530, 531, 532, 700, 33550, 33723, 33922, 34264, 34377, 34675, 37724)
 )
 
 
-def portable_exif(exif: Pillow.Exif) -> bytes | None:
+def raw_exif(picture: Pillow.Image) -> bytes | None:
+    """The EXIF data of a picture that is decoded, as the file has them; not a TIFF's."""
+    exif = picture.info.get("exif")
+    if exif is None and (text := picture.info.get("Raw profile type exif")):
+        # ImageMagick's, of PNGs before they could hold EXIF: hexadecimal behind three lines.
+        exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    return exif or None
+
+
+def tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
+    """EXIF data of a TIFF, without what concerns its own pixels, and its IPTC records.
+
+    Raises:
+        ValueError: it has no directory.
+    """
+    directory = read_directory(file, (STRUCTURAL_TAGS - {IPTC}).union(RESOLUTION_TAGS))
+    records = directory.pop(IPTC, None)
+    iptc = records.data if isinstance(records, Entry) else b""
+    # Many write the records as numbers of four bytes, and do not turn them with the byte order.
+    if iptc[3:4] == IPTC_MARKER != iptc[:1]:
+        iptc = b"".join(iptc[i : i + 4][::-1] for i in range(0, len(iptc), 4))
+    exif = make_exif(directory) if directory else None
+    return exif, iptc if iptc.startswith(IPTC_MARKER) else None
+
+
+def portable_exif(exif: bytes) -> bytes | None:
     """EXIF that fits any file with upright pixels, or ``None`` if nothing is left of it.
 
     The orientation becomes 1 (the pixels are turned), the layout of a TIFF and the thumbnail go.
+    The rest stays byte for byte at its place; if some of it is damaged, the rest of it moves.
+    Pillow's encoders read it again, so Pillow must be able to. It warns of what is damaged.
 
     Raises:
-        Exception: Pillow cannot serialise what the file holds, with one of many types.
+        Exception: it is damaged as a whole; one of many types.
     """
-    copy = Pillow.Exif()
-    copy.load(exif.tobytes())
-    for tag in STRUCTURAL_TAGS.intersection(copy):
-        del copy[tag]
-    if ORIENTATION in copy:
-        copy[ORIENTATION] = 1
-    return copy.tobytes() if len(copy) else None
+    directory = read_exif(exif)
+    upright = {ORIENTATION: short(1)} if ORIENTATION in directory else {}
+    exif = change_exif(without_thumbnail(exif), upright, drop=STRUCTURAL_TAGS)
+    if STRUCTURAL_TAGS.issuperset(directory):
+        return None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        Pillow.Exif().load(exif)
+    if not said:
+        return exif
+    warnings.warn("some of the EXIF data is damaged: it is dropped", stacklevel=2)
+    whole = read_exif(exif)
+    return make_exif(whole) if whole else None
 
 
 def sized_exif(exif: bytes, height: int, width: int) -> bytes:
-    """``exif`` with the size of the pixels that it will be written beside."""
-    result = Pillow.Exif()
-    result.load(exif)
-    if ExifTags.IFD.Exif in result:
-        details = result.get_ifd(ExifTags.IFD.Exif)
-        sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
-        details.update({tag: size for tag, size in sizes.items() if tag in details})
-    return result.tobytes()
+    """``exif`` with the size of the pixels that it will be written beside, where it has one."""
+    file = io.BytesIO(exif.removeprefix(PREFIX))
+    sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
+    rewrite(file, {int(tag): long(size) for tag, size in sizes.items()}, within=EXIF)
+    return PREFIX + file.getvalue()
 
 
-def has_folders(exif: bytes) -> bool:
-    """Whether ``exif`` has directories of its own, such as the exposure's or the place's."""
-    parsed = Pillow.Exif()
-    parsed.load(exif)
-    return ExifTags.IFD.Exif in parsed or ExifTags.IFD.GPSInfo in parsed
+def exif_without_orientation(exif: bytes) -> bytes:
+    """``exif`` that leaves unsaid what is usual anyway."""
+    return change_exif(exif, {}, drop=(ORIENTATION,))
+
+
+def exif_resolution(exif: bytes | None) -> tuple[float, float] | None:
+    """Dots per inch (x, y) that EXIF data state, if they are sensible."""
+    try:
+        found = read_exif(exif or b"")
+    except ValueError:
+        return None
+    x, y, unit = (number(found.get(tag)) for tag in RESOLUTION_TAGS)
+    inches = {2: 1.0, 3: 2.54}.get(int(unit or 2))
+    return resolution({"dpi": (x * inches, y * inches)}) if x and y and inches else None
+
+
+def exif_with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """``exif``, or new data, that state the resolution: for formats that cannot otherwise."""
+    new: Directory = {
+        X_RESOLUTION: rational(dpi[0]),
+        Y_RESOLUTION: rational(dpi[1]),
+        RESOLUTION_UNIT: short(2),
+    }
+    return change_exif(exif, new) if exif else make_exif(new)
+
+
+def add_to_tiff(
+    file: BinaryIO, exif: bytes | None, iptc: bytes | None, dpi: tuple[float, float] | None
+) -> None:
+    """Write EXIF and IPTC into a finished TIFF, whose own resolution stays if ``dpi`` is known.
+
+    Raises:
+        ValueError: the file would be too large.
+    """
+    directory = read_exif(exif) if exif else {}
+    for tag in STRUCTURAL_TAGS.union(RESOLUTION_TAGS if dpi else ()):
+        directory.pop(tag, None)
+    if iptc:
+        directory[IPTC] = Entry(UNDEFINED, len(iptc), iptc)
+    rewrite(file, directory)
 
 
 def raw_xmp(picture: Pillow.Image) -> bytes | None:
     """The XMP packet of a picture that is decoded (a PNG's may lie behind its pixels)."""
     xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
-        xmp = xmp.encode()
+        # Of a PNG's text that does not say it is UTF-8, as libvips writes it.
+        xmp = xmp.encode("latin-1", "ignore")
     return xmp if isinstance(xmp, bytes) else None
 
 
@@ -88,15 +178,50 @@ def open_profile(data: bytes, mode: str) -> ImageCmsProfile | None:
 
 
 def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image:
-    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric."""
+    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric, black to black.
+
+    Without the last, ink's black, which is a dark grey on paper, would be one on the screen.
+    """
     from PIL import ImageCms
 
     target = ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(
-        image, profile, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+        image,
+        profile,
+        target,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     assert converted is not None
     return converted
+
+
+def from_srgb(
+    rgb: tuple[float, float, float], icc_profile: bytes | None
+) -> tuple[float, float, float]:
+    """A colour of sRGB, in [0, 1], as a picture with that profile has it, to 8 bits.
+
+    Of a grey picture's profile each number is converted as a grey.
+    """
+    mode = "L" if icc_profile and open_profile(icc_profile, "L") else "RGB"
+    profile = open_profile(icc_profile, mode) if icc_profile else None
+    if profile is None:
+        return rgb
+    from PIL import ImageCms  # As above.
+
+    colours = [rgb] if mode == "RGB" else [(value,) * 3 for value in rgb]
+    levels = bytes(round(value * 255) for colour in colours for value in colour)
+    converted = ImageCms.profileToProfile(
+        Pillow.frombytes("RGB", (1, len(colours)), levels),
+        ImageCms.createProfile("sRGB"),
+        profile,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode=mode,
+    )
+    assert converted is not None
+    red, green, blue = (level / 255 for level in converted.tobytes())
+    return red, green, blue
 
 
 def stored_bits(header: bytes, image: Pillow.Image) -> int:
@@ -107,6 +232,8 @@ def stored_bits(header: bytes, image: Pillow.Image) -> int:
     """
     if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) > 24:
         return header[24]
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(258, (8,))
         return max(bits) if isinstance(bits, tuple) else int(bits)

@@ -278,9 +278,18 @@ def _losses(destination: Path, image: Image, flatten: bool, options: UpscaleOpti
         notes.append(f"{suffix} has no transparency: the picture is laid on {colour}")
     if output_dtype(destination, image) != np.dtype(image.array.dtype):
         notes.append(f"of 16 bits per channel, {suffix} keeps 8")
+    elif image.array.dtype == np.uint16 and WRITABLE[suffix.lower()] == "AVIF":
+        notes.append(f"{suffix} keeps 12 bits per channel")
     if WRITABLE[suffix.lower()] == "GIF":
         notes.append("a GIF holds at most 256 colours a frame")
+        if _has_soft_edges(image) and options.alpha != "drop":
+            notes.append("a GIF has no soft edges: a pixel is seen or not")
     return notes
+
+
+def _has_soft_edges(image: Image) -> bool:
+    alpha = image.alpha
+    return alpha is not None and bool(((alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)).any())
 
 
 def _share_of(progress: Progress, index: int, count: int) -> Progress:
@@ -293,7 +302,7 @@ def _write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult:
     overwrite = options.overwrite or made.job.replace
     lost: tuple[str, ...] = ()
     if isinstance(made.picture, Animation):
-        write_animation(path, made.picture, quality=options.quality, overwrite=overwrite)
+        lost = write_animation(path, made.picture, quality=options.quality, overwrite=overwrite)
     else:
         lost = write_image(path, made.picture, quality=options.quality, overwrite=overwrite)
     if made.sheet is not None and options.compare is not None:

@@ -26,6 +26,7 @@ from sruplift.engine import PRECISIONS, Engine
 from sruplift.errors import ImageError, UsageError, unknown_name
 from sruplift.image import Image, from_pillow, to_pillow
 from sruplift.manifest import read_manifest
+from sruplift.metadata import from_srgb
 from sruplift.seams import CROP, SeamReport, verify_seams
 from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, route
 from sruplift.strips import (
@@ -252,7 +253,10 @@ class Upscaler:
             progress: is told the share that is done, from 0 to 1.
         """
         target = None if dtype is None else getattr(torch, dtype.name)
-        result, notes = self._enlarge(as_tensor(image.array), target, flatten, folder, progress)
+        colour = self.options.background_rgb()
+        background = from_srgb(colour, image.icc_profile) if flatten else None
+        pixels = as_tensor(image.array)
+        result, notes = self._enlarge(pixels, target, background, folder, progress)
         return dataclasses.replace(image, array=result.numpy()), notes
 
     def seams(self, image: Image) -> SeamReport | None:
@@ -293,7 +297,7 @@ class Upscaler:
         self,
         pixels: Tensor,
         dtype: torch.dtype | None = None,
-        flatten: bool = False,
+        background: tuple[float, float, float] | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, tuple[str, ...]]:
@@ -308,7 +312,7 @@ class Upscaler:
         alpha = None
         if pixels.shape[2] > colours and self.options.alpha != "drop":
             alpha = self._alpha(pixels[..., colours:], way, folder)
-        background = self.options.background_rgb() if flatten and alpha else None
+        background = background if alpha else None
         channels = colours
         if background is not None and len(set(background)) > 1:
             channels = 3  # A grey picture on a colour.

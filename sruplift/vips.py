@@ -17,6 +17,7 @@ from sruplift.store import new_array, release
 
 # Rows are decoded this many pixels at a time.
 STRIP = 4 * 1024**2
+AVIF_BITS = 12
 DTYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 INTERPRETATIONS = {
     ("uchar", 1): "b-w",
@@ -42,6 +43,7 @@ def decode(
     folder: Path | None,
     orient: Callable[[NDArray[Any]], NDArray[Any]] = lambda upright: upright,
     transposed: bool = False,
+    bits: int = 16,
 ) -> NDArray[Any]:
     """The pixels of an image file as (H, W, C), uint8 or uint16, row by row.
 
@@ -52,6 +54,7 @@ def decode(
         folder: where a large array may be mapped, as in ``new_array``.
         orient: from the upright array to a view of it that lies as the file's pixels do.
         transposed: whether ``orient`` exchanges height and width.
+        bits: of 16, the upper ones that count: those of an AVIF, spread over the whole range.
 
     Raises:
         ImageError: damaged pixels, or of another type; the sentence does not name the file.
@@ -64,7 +67,7 @@ def decode(
             raise ImageError(f"{image.bands} channels of type {image.format} are not supported")
         size = (image.width, image.height) if transposed else (image.height, image.width)
         upright = new_array((*size, image.bands), DTYPES[image.format], folder)
-        _fill(orient(upright), image, upright)
+        _fill(orient(upright), image, upright, bits)
     except vips.Error as error:
         raise ImageError(f"the file is damaged ({_first_line(error)})") from error
     return upright
@@ -101,11 +104,13 @@ def encode(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     xmp: bytes | None = None,
+    iptc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write (H, W, C), uint8 or uint16, to ``path`` in the format ``kind``, strip by strip.
 
     A TIFF of 4 GB or more becomes a BigTIFF; AVIF keeps 12 bits of 16. TIFF holds no EXIF here.
+    ``iptc`` is a JPEG's segment.
 
     Raises:
         ImageError: the encoder failed, or the disk is full; the sentence does not name the file.
@@ -118,7 +123,9 @@ def encode(
     meaning = INTERPRETATIONS[form, 3 if bands > 2 else 1]
     x, y = dpi or (72.0, 72.0)
     image = image.copy(interpretation=meaning, xres=x / 25.4, yres=y / 25.4)
-    blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp}
+    if kind == "AVIF" and form == "ushort":  # libvips would cut off the lower bits, not round.
+        image = _narrowed(image, AVIF_BITS)
+    blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp, "iptc-data": iptc}
     for name, blob in blobs.items():
         if blob:
             image.set_type(vips.GValue.blob_type, name, blob)
@@ -149,7 +156,7 @@ def _encoder(kind: str, form: str, quality: int | None, size: int) -> tuple[str,
         return "jpegsave_target", {"Q": quality, "subsample_mode": "off"}
     if kind == "WEBP":
         return "webpsave_target", {"Q": quality}
-    bits = {"bitdepth": 12} if form == "ushort" else {}
+    bits = {"bitdepth": AVIF_BITS} if form == "ushort" else {}
     return "heifsave_target", {"Q": quality, "compression": "av1", "subsample_mode": "off", **bits}
 
 
@@ -160,7 +167,13 @@ def _opened(path: Path) -> Any:
     return vips.Image.new_from_source(source, "", access="sequential", fail_on="error")
 
 
-def _fill(target: NDArray[Any], image: Any, upright: NDArray[Any]) -> None:
+def spread(pixels: NDArray[Any], bits: int) -> NDArray[np.uint16]:
+    """``bits`` of 16, the lower ones zero, so that the largest value is the largest of 16."""
+    factor = 65_535 / (65_536 - 2 ** (16 - bits))
+    return np.rint(pixels * np.float32(factor)).astype(np.uint16)
+
+
+def _fill(target: NDArray[Any], image: Any, upright: NDArray[Any], bits: int) -> None:
     """Decode ``image`` from top to bottom into ``target``, a view of ``upright``."""
     region = _vips().Region.new(image)
     rows = max(1, STRIP // image.width)
@@ -168,8 +181,16 @@ def _fill(target: NDArray[Any], image: Any, upright: NDArray[Any]) -> None:
         count = min(rows, image.height - top)
         data = region.fetch(0, top, image.width, count)
         strip = np.frombuffer(data, upright.dtype)
+        strip = strip if bits >= 16 else spread(strip, bits)
         target[top : top + count] = strip.reshape(count, image.width, image.bands)
         release(upright)
+
+
+def _narrowed(image: Any, bits: int) -> Any:
+    """16 bits rounded to ``bits``, which become the upper ones: what ``spread`` undoes."""
+    step = 2 ** (16 - bits)
+    narrow = (image * ((65_536 - step) / 65_535 / step)).rint() * step
+    return narrow.cast(image.format).copy(interpretation=image.interpretation)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,11 @@ _EMPTY = (
     b'</x:xmpmeta><?xpacket end="w"?>'
 )
 _END = b"</rdf:RDF>"
+_GIF_EXTENSION = b"\x21\xff\x0bXMP DataXMP"
+# Whoever takes the packet's letters for the lengths of blocks lands in here, and at its end.
+_GIF_MAGIC = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 _OURS = re.compile(rb'<rdf:Description rdf:about="" xmlns:sruplift=[^>]*/>')
+_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", re.DOTALL)
 _WIDTHS = ("exif:PixelXDimension", "tiff:ImageWidth")
 _HEIGHTS = ("exif:PixelYDimension", "tiff:ImageLength")
 
@@ -30,7 +34,11 @@ def upright_xmp(xmp: bytes) -> bytes:
 
 
 def sized_xmp(xmp: bytes, height: int, width: int) -> bytes:
-    """``xmp`` with the size of the pixels that it will be written beside, where it has one."""
+    """``xmp`` with the size of the pixels that it will be written beside, where it has one.
+
+    Small pictures of the old pixels go.
+    """
+    xmp = _THUMBNAILS.sub(b"", xmp)
     for names, value in ((_WIDTHS, width), (_HEIGHTS, height)):
         for name in names:
             xmp = _with_value(xmp, name, value)
@@ -45,6 +53,18 @@ def with_provenance(xmp: bytes | None, facts: Mapping[str, str]) -> bytes:
     ours = f'<rdf:Description rdf:about="" xmlns:sruplift="{NAMESPACE}" {properties}/>'
     head, tail = packet.rsplit(_END, 1)
     return head + ours.encode() + _END + tail
+
+
+def gif_with_xmp(gif: bytes, xmp: bytes) -> bytes:
+    """A GIF with an XMP packet behind its pictures (XMP specification, part 3, 1.1.2)."""
+    return gif[:-1] + _GIF_EXTENSION + xmp + _GIF_MAGIC + gif[-1:]
+
+
+def gif_xmp(gif: bytes) -> bytes | None:
+    """The XMP packet of a GIF."""
+    _, found, behind = gif.rpartition(_GIF_EXTENSION)
+    packet, ended, _ = behind.partition(_GIF_MAGIC)
+    return packet if found and ended else None
 
 
 def _with_value(xmp: bytes, name: str, value: int) -> bytes:

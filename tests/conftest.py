@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
+import fidelity
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What `test_fidelity.py` found, if it ran."""
+    if lines := fidelity.table():
+        terminalreporter.section("what `sruplift upscale` keeps")
+        for line in lines:
+            terminalreporter.line(line.rstrip())
 
 
 @pytest.fixture(scope="session")

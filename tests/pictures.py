@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from conftest import photo_like
 from numpy.typing import NDArray
+from PIL import ExifTags
+from PIL import Image as Pillow
 from torch import nn
 
 from sruplift.models import create_model
@@ -82,3 +84,35 @@ def bilinear_pan(folder: Path, scale: int = 4) -> Path:
     path = folder / f"bilinear_x{scale}.safetensors"
     save_weights(path, model.state_dict(), model="pan", scale=scale, metadata={})
     return path
+
+
+THUMBNAIL = b"\xff\xd8 a small picture \xff\xd9"
+MAKER_NOTE = b"maker\0" + bytes(range(256))
+
+
+def exif_of_a_camera(orientation: int = 6) -> bytes:
+    """Big-endian EXIF data with exposure, place, maker note, thumbnail, and a name in Latin 1."""
+    exif = Pillow.Exif()
+    exif.endian = ">"
+    exif[ExifTags.Base.Make] = "maker"
+    exif[ExifTags.Base.Model] = "camera"
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Artist] = "J?rgen"
+    exif[ExifTags.Base.DateTime] = "2024:05:06 07:08:09"
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.ExposureTime] = 0.008
+    details[ExifTags.Base.DateTimeOriginal] = "2024:05:06 07:08:09"
+    details[ExifTags.Base.MakerNote] = MAKER_NOTE
+    details[ExifTags.Base.ExifImageWidth] = 1
+    details[ExifTags.Base.ExifImageHeight] = 2
+    details[ExifTags.IFD.Interop] = {1: "R98"}
+    place = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    place[ExifTags.GPS.GPSLatitudeRef] = "N"
+    place[ExifTags.GPS.GPSLatitude] = (48.0, 8.0, 12.3)
+    tiff = bytearray(exif.tobytes()[6:].replace(b"J?rgen", b"J\xfcrgen"))
+    tiff += bytes(len(tiff) % 2)
+    link = 8 + 2 + 12 * int.from_bytes(tiff[8:10], "big")
+    tiff[link : link + 4] = struct.pack(">I", len(tiff))
+    where = len(tiff) + 2 + 2 * 12 + 4
+    tiff += struct.pack(">HHHIIHHIII", 2, 513, 4, 1, where, 514, 4, 1, len(THUMBNAIL), 0)
+    return b"Exif\0\0" + bytes(tiff) + THUMBNAIL

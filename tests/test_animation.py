@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import photo
+from pictures import exif_of_a_camera, photo, rgb_profile
+from PIL import ExifTags
 from PIL import Image as Pillow
 
 from sruplift.animation import Animation, read_picture, write_animation
@@ -85,6 +86,24 @@ def test_every_format_to_every_other(
         assert visible.mean() > 0.85
         error = np.abs(picture[..., :3].astype(int) - expected[..., :3])
         assert error[visible].mean() < 16
+
+
+@pytest.mark.parametrize("target", [".webp", ".png", ".avif"])
+def test_metadata_go_with_the_first_frame(tmp_path: Path, target: str) -> None:
+    exif = exif_of_a_camera(orientation=6)
+    save(tmp_path / "a.webp", exif=exif, icc_profile=rgb_profile(), xmp=b"<x/>")
+    animation = read_picture(tmp_path / "a.webp")
+    assert isinstance(animation, Animation)
+    for frame, expected in zip(animation.frames, frames(), strict=True):
+        assert np.array_equal(frame.pixels, np.rot90(expected, -1))
+    assert write_animation(tmp_path / f"b{target}", animation) == (
+        ("AVIF is played for ever, not 3 times",) if target == ".avif" else ()
+    )
+    with Pillow.open(tmp_path / f"b{target}") as picture:
+        assert picture.info["icc_profile"] == rgb_profile()
+        assert picture.getexif()[ExifTags.Base.Model] == "camera"
+        assert picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        assert picture.info["xmp"] == b"<x/>"
 
 
 def test_frames_without_a_time_get_the_browsers(tmp_path: Path) -> None:
