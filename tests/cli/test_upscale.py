@@ -266,7 +266,9 @@ def test_a_folder_nobody_may_write_to(tmp_path: Path, run: Run, target: str) -> 
 def test_a_picture_that_the_network_cannot_do(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sruplift.models.pan.PAN.forward", lambda _, x: x.repeat(1, 1, 4, 4) / 0)
+    monkeypatch.setattr(
+        "sruplift.fuse.pan.FusedPAN.enlarge", lambda _, x, __: x.repeat(1, 1, 4, 4) / 0
+    )
     source = save(tmp_path / "a.png")
     outcome = run(source)
     assert outcome.code == 1
