@@ -6,12 +6,13 @@ import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image as Pillow
 
 from sruplift.decoding import (
     MAX_PIXELS,
+    check_checksums,
     check_size,
     collected_warnings,
     count_frames,
@@ -65,7 +66,7 @@ def read_picture(
         except ImageError:
             picture = None  # ``read_image`` says why, or can.
         if picture is not None and picture.format in ANIMATED and count_frames(path, picture) > 1:
-            return _read_frames(path, picture, max_pixels)
+            return _read_frames(path, file, picture, max_pixels)
     return read_image(path, max_pixels=max_pixels, folder=folder)
 
 
@@ -114,9 +115,10 @@ def write_animation(
         temporary.write_bytes(buffer.getvalue())
 
 
-def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:
+def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: int) -> Animation:
     count = count_frames(path, picture)
     check_size(path, picture.width * count, picture.height, max_pixels)
+    check_checksums(path, file)
     # An APNG may have a picture for those who cannot show the frames.
     first = 1 if picture.info.get("default_image") else 0
     frames, durations = [], []

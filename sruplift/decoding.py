@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import stat
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +19,22 @@ from PIL import Image as Pillow
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
+from sruplift.tiff import complaints
 
 # A guard against decompression bombs: 16384 x 16384.
 MAX_PIXELS = 2**28
 FORMATS = tuple(dict.fromkeys(READABLE.values()))
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# A PNG's chunks of pixels, whose checksums Pillow does not look at (PNG, third edition, 5.3).
+PNG_PIXELS = (b"IDAT", b"fdAT")
+# Pillow's grey of few bits is spread to 0..255, but not the level that is to be transparent.
+PNG_LEVELS = {"L;2": 3, "L;4": 15}
+PIECE = 1024**2
 # Pillow's limit and Python's warning filters belong to the whole process.
 _PILLOW = threading.Lock()
+# Pillow logs some of what it raises; without any handler Python prints that to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @contextmanager
@@ -74,7 +85,31 @@ def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
     finally:
         Pillow.MAX_IMAGE_PIXELS = limit
     check_size(path, picture.width, picture.height, max_pixels)
+    _spread_transparency(picture)
     return picture
+
+
+def check_checksums(path: Path, file: BinaryIO) -> None:
+    """Refuse a PNG whose pixels are not what was written. The file stays where it is.
+
+    A file that ends too early is left to the decoder.
+
+    Raises:
+        ImageError: a chunk of pixels and its checksum disagree.
+    """
+    place = file.tell()
+    try:
+        file.seek(0)
+        if file.read(8) != PNG_SIGNATURE:
+            return
+        while len(start := file.read(8)) == 8:
+            length, name = int.from_bytes(start[:4], "big"), start[4:]
+            if name not in PNG_PIXELS:
+                file.seek(length + 4, 1)
+            elif not _has_its_checksum(file, name, length):
+                raise unreadable(path, f"the file is damaged (wrong checksum in {name.decode()})")
+    finally:
+        file.seek(place)
 
 
 def count_frames(path: Path, picture: Pillow.Image) -> int:
@@ -104,12 +139,15 @@ def decode(path: Path, picture: Pillow.Image) -> None:
     Raises:
         ImageError: they are damaged, or there is not enough memory.
     """
-    try:
-        picture.load()
-    except MemoryError as error:
-        raise unreadable(path, "not enough memory") from error
-    except Exception as error:  # Decoders raise nearly everything.
-        raise damaged(path, error) from error
+    with complaints() as said:
+        try:
+            picture.load()
+        except MemoryError as error:
+            raise unreadable(path, "not enough memory") from error
+        except Exception as error:  # Decoders raise nearly everything.
+            raise damaged(path, said[0] if said else error) from error
+    if said:
+        raise damaged(path, said[0])
 
 
 def unreadable(path: Path, why: str) -> ImageError:
@@ -117,7 +155,7 @@ def unreadable(path: Path, why: str) -> ImageError:
     return ImageError(f"cannot read {shown(path)}: {why}")
 
 
-def damaged(path: Path, error: Exception) -> ImageError:
+def damaged(path: Path, error: Exception | str) -> ImageError:
     """The error for a file that a decoder stumbled over."""
     return unreadable(path, f"the file is damaged ({sentence(error)})")
 
@@ -136,6 +174,30 @@ def _formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
         return FORMATS
     return tuple(name for name in FORMATS if name != "HEIF")
+
+
+def _spread_transparency(picture: Pillow.Image) -> None:
+    """Make the transparent level of a grey PNG of 2 or 4 bits one of its 8-bit levels."""
+    level = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode != "L" or not isinstance(level, int):
+        return
+    raw = getattr(picture, "tile", [])[:1]
+    most = PNG_LEVELS.get(str(raw[0].args)) if raw else None
+    if most is not None and level <= most:
+        picture.info["transparency"] = level * 255 // most
+
+
+def _has_its_checksum(file: BinaryIO, name: bytes, length: int) -> bool:
+    """Whether a chunk, from its content on, has the checksum behind it, or ends too early."""
+    checksum = zlib.crc32(name)
+    while length:
+        piece = file.read(min(length, PIECE))
+        if not piece:
+            return True
+        checksum = zlib.crc32(piece, checksum)
+        length -= len(piece)
+    stored = file.read(4)
+    return len(stored) < 4 or int.from_bytes(stored, "big") == checksum
 
 
 def _why_unknown(file: BinaryIO) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from PIL import ImageOps, PngImagePlugin
 from sruplift import store, vips
 from sruplift.decoding import (
     MAX_PIXELS,
+    check_checksums,
     check_size,
     collected_warnings,
     count_frames,
+    damaged,
     decode,
     open_picture,
     opened,
@@ -46,6 +49,7 @@ from sruplift.metadata import (
     to_srgb,
 )
 from sruplift.outfile import check_destination, new_file
+from sruplift.tiff import is_negative, named_channels, read_tags, tags_of
 from sruplift.xmp import sized_xmp, upright_xmp
 
 HEADER_BYTES = 65_536
@@ -59,6 +63,14 @@ JPEG_SEGMENT = {"exif": 65_527, "xmp": 65_502}
 STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
 DEEP = {"PNG", "TIFF"}
+# Compressions of TIFF that Pillow decodes and libvips, as it comes in pyvips-binary, does not.
+NOT_STREAMED = {"zstd", "webp"}
+# What libjpeg says of bytes that it skipped. A camera may have put them there.
+SKIPPED = "extraneous bytes"
+# What it says where pixels are missing: it fills them with grey.
+GUESSED = ("premature end", "bad Huffman code", "bad arithmetic code", "instead of RST", "progress")
+CHANNELS_DROPPED = "the file has a channel whose meaning it does not tell: it is dropped"
+EXIF_IS_DAMAGED = "the EXIF data is damaged: it is dropped"
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -119,24 +131,25 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
             raise unreadable(path, "the file is empty")
         file.seek(0)
         if head.startswith((b"II", b"MM")) and _only_vips_knows(file):
-            return _read_deep_tiff(path, max_pixels, folder)
+            return _read_deep_tiff(path, read_tags(file), max_pixels, folder)
         picture = open_picture(path, file, max_pixels)
         frames = count_frames(path, picture)
         if frames > 1:
             what = "pages" if picture.format == "TIFF" else "frames"
             raise unreadable(path, f"it has {frames} {what}; only single images are supported")
         bits = stored_bits(head, picture)
+        check_checksums(path, file)
+        if picture.format in ("JPEG", "MPO"):
+            _check_jpeg(path, notes)
         if _is_for_vips(picture, bits):
-            return _read_by_vips(path, picture, folder)
-        exif, xmp = _read_metadata_and_decode(path, picture, notes)
-    if bits > 8 and not picture.mode.startswith("I"):
+            image = _read_by_vips(path, picture, max_pixels, folder)
+        else:
+            image = _read_by_pillow(path, picture)
+    if picture.format == "TIFF" and named_channels(tags_of(picture)) is not None:
+        notes.append(CHANNELS_DROPPED)
+    if bits > 8 * image.array.itemsize:
         notes.append(f"the file has {bits} bits per channel, of which 8 are kept")
-    upright = ImageOps.exif_transpose(picture)
-    try:
-        image = from_pillow(upright)
-    except ImageError as error:
-        raise unreadable(path, str(error)) from error
-    return dataclasses.replace(image, exif=exif, xmp=xmp, notes=(*notes, *image.notes))
+    return dataclasses.replace(image, notes=(*notes, *image.notes))
 
 
 def from_pillow(picture: Pillow.Image) -> Image:
@@ -151,10 +164,10 @@ def from_pillow(picture: Pillow.Image) -> Image:
     mode = _plain_mode(picture)
     icc, profile = _profile(picture.info.get("icc_profile"), _profile_mode(picture.mode), notes)
     if picture.mode == "CMYK":
-        if profile is None:
+        converted = to_srgb(picture, profile) if profile is not None else None
+        if converted is None:
             notes.append("CMYK without a usable colour profile: the colours are approximate")
-        picture = picture.convert("RGB") if profile is None else to_srgb(picture, profile)
-        icc = None
+        picture, icc = converted or picture.convert("RGB"), None
     elif picture.mode != mode and not mode.startswith("I;16"):
         picture = picture.convert(mode)
     array = np.array(picture)
@@ -265,38 +278,99 @@ def output_dtype(path: Path, image: Image) -> np.dtype[Any]:
 def _is_for_vips(picture: Pillow.Image, bits: int) -> bool:
     """Whether libvips decodes it: deeper than Pillow can hold, or too large for the memory."""
     if bits > 8 and picture.format in DEEP and picture.mode in (*PLAIN_MODES, "I;16"):
-        return picture.mode != "I;16" or picture.has_transparency_data
+        negative = picture.format == "TIFF" and is_negative(tags_of(picture))
+        return picture.mode != "I;16" or picture.has_transparency_data or negative
     size = picture.width * picture.height * len(picture.getbands())
     plain = picture.mode in PLAIN_MODES and not (
         picture.mode in ("L", "RGB") and picture.has_transparency_data
     )
-    return plain and size > store.IN_MEMORY and picture.format in STREAMED
+    known = picture.format in STREAMED and picture.info.get("compression") not in NOT_STREAMED
+    return plain and size > store.IN_MEMORY and known
 
 
-def _read_by_vips(path: Path, picture: Pillow.Image, folder: Path | None) -> Image:
+def _check_jpeg(path: Path, notes: list[str]) -> None:
+    """Refuse a JPEG of which a part is missing; note one that has too much.
+
+    Raises:
+        ImageError: libjpeg had to guess pixels.
+    """
+    said = vips.jpeg_complaint(path)
+    if said is None:
+        return
+    if any(words in said for words in GUESSED):
+        raise damaged(path, said)
+    if SKIPPED in said:
+        notes.append(f"the file may be damaged ({said}): look at the picture")
+
+
+def _read_by_pillow(path: Path, picture: Pillow.Image) -> Image:
     notes: list[str] = []
-    facts = vips.header(path)
-    kind = "L" if facts["bands"] < 3 else "RGB"
+    exif, xmp = _read_metadata_and_decode(path, picture, notes)
+    try:
+        image = from_pillow(_upright(picture, notes))
+    except ImageError as error:
+        raise unreadable(path, str(error)) from error
+    except MemoryError as error:
+        raise unreadable(path, "not enough memory") from error
+    return dataclasses.replace(image, exif=exif, xmp=xmp, notes=(*notes, *image.notes))
+
+
+def _upright(picture: Pillow.Image, notes: list[str]) -> Pillow.Image:
+    """The picture turned as its EXIF says, if that can be understood."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except MemoryError:
+        raise
+    except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
+        if EXIF_IS_DAMAGED not in notes:
+            notes.append(EXIF_IS_DAMAGED)
+        return picture
+
+
+def _read_by_vips(path: Path, picture: Pillow.Image, max_pixels: int, folder: Path | None) -> Image:
+    notes: list[str] = []
+    facts = _vips_header(path, max_pixels)
+    channels = named_channels(tags_of(picture))
+    kind = "L" if (channels or facts["bands"]) < 3 else "RGB"
     icc, _ = _profile(facts["icc"], kind, notes)
     if picture.format == "PNG":  # Pillow would decode the pixels to find what lies behind them.
         exif = _exif(facts["exif"], notes)
         xmp = facts["xmp"]
     else:
         exif, xmp = _metadata(picture, notes)
-    orientation = int(facts["orientation"])
+    array = _pixels_by_vips(path, int(facts["orientation"]), folder, channels)
+    xmp = upright_xmp(xmp) if xmp else None
+    return Image(array, icc, exif, xmp, resolution(picture.info), tuple(notes))
+
+
+def _vips_header(path: Path, max_pixels: int) -> dict[str, Any]:
+    """What libvips finds in the file, of which Pillow may have understood something else."""
     try:
-        array = vips.decode(
+        facts = vips.header(path)
+    except ImageError as error:
+        raise unreadable(path, str(error)) from error
+    check_size(path, facts["width"], facts["height"], max_pixels)
+    return facts
+
+
+def _pixels_by_vips(
+    path: Path, orientation: int, folder: Path | None, channels: int | None
+) -> Pixels:
+    """Upright pixels."""
+    try:
+        return vips.decode(
             path,
             folder,
             lambda upright: _stored_view(upright, orientation),
             transposed=orientation > 4,
+            channels=channels,
         )
     except ImageError as error:
         raise unreadable(path, str(error)) from error
+    except MemoryError as error:
+        raise unreadable(path, "not enough memory") from error
     except OSError as error:
         raise unreadable(path, f"no room for its pixels ({sentence(error)})") from error
-    xmp = upright_xmp(xmp) if xmp else None
-    return Image(array, icc, exif, xmp, resolution(picture.info), tuple(notes))
 
 
 def _only_vips_knows(file: Any) -> bool:
@@ -310,22 +384,20 @@ def _only_vips_knows(file: Any) -> bool:
     return False
 
 
-def _read_deep_tiff(path: Path, max_pixels: int, folder: Path | None) -> Image:
-    try:
-        facts = vips.header(path)
-        check_size(path, facts["width"], facts["height"], max_pixels)
-        orientation = int(facts["orientation"])
-        array = vips.decode(
-            path,
-            folder,
-            lambda upright: _stored_view(upright, orientation),
-            transposed=orientation > 4,
-        )
-    except ImageError as error:
-        raise unreadable(path, f"it is not an image that can be read ({error})") from error
+def _read_deep_tiff(
+    path: Path, tags: Mapping[int, Any], max_pixels: int, folder: Path | None
+) -> Image:
+    channels = named_channels(tags)
+    notes = [] if channels is None else [CHANNELS_DROPPED]
+    facts = _vips_header(path, max_pixels)
+    if facts["pages"] > 1:
+        raise unreadable(path, f"it has {facts['pages']} pages; only single images are supported")
+    kind = "L" if (channels or facts["bands"]) < 3 else "RGB"
+    icc, _ = _profile(facts["icc"], kind, notes)
+    array = _pixels_by_vips(path, int(facts["orientation"]), folder, channels)
     xmp = upright_xmp(facts["xmp"]) if facts["xmp"] else None
     dpi = resolution({"dpi": (facts["xres"] * 25.4, facts["yres"] * 25.4)})
-    return Image(array, facts["icc"], None, xmp, dpi)
+    return Image(array, icc, _exif(facts["exif"], notes), xmp, dpi, tuple(notes))
 
 
 def _stored_view(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -360,7 +432,7 @@ def _metadata(picture: Pillow.Image, notes: list[str]) -> tuple[bytes | None, by
     try:
         exif = portable_exif(picture.getexif())
     except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
-        notes.append("the EXIF data is damaged: it is dropped")
+        notes.append(EXIF_IS_DAMAGED)
     xmp = raw_xmp(picture)
     return exif, upright_xmp(xmp) if xmp else None
 
@@ -373,7 +445,7 @@ def _exif(data: bytes | None, notes: list[str]) -> bytes | None:
         exif.load(data)
         return portable_exif(exif)
     except Exception:  # As above.
-        notes.append("the EXIF data is damaged: it is dropped")
+        notes.append(EXIF_IS_DAMAGED)
         return None
 
 
@@ -420,6 +492,19 @@ def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> 
     if kind == "TIFF" and image.exif:
         note = "EXIF is not kept in a TIFF of 16 bits of colour, or one as large as this"
         image = dataclasses.replace(image, exif=None, notes=(*image.notes, note))
+    try:
+        _encode_by_vips(path, image, kind, quality)
+    except ImageError:
+        if kind != "PNG" or image.icc_profile is None:
+            raise
+        # libpng is stricter with profiles than all who use them.
+        note = "the colour profile does not keep to the standard, as libpng wants it: it is dropped"
+        image = dataclasses.replace(image, icc_profile=None, notes=(*image.notes, note))
+        _encode_by_vips(path, image, kind, quality)
+    return image
+
+
+def _encode_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> None:
     vips.encode(
         path,
         image.array,
@@ -430,7 +515,6 @@ def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> 
         xmp=image.xmp,
         dpi=image.dpi,
     )
-    return image
 
 
 def _encode(image: Image, kind: str, quality: int | None) -> bytes:

@@ -87,16 +87,17 @@ def open_profile(data: bytes, mode: str) -> ImageCmsProfile | None:
     return profile if space == {"L": "GRAY", "CMYK": "CMYK"}.get(mode, "RGB") else None
 
 
-def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image:
-    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric."""
+def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image | None:
+    """``image`` of ``profile`` as RGB in sRGB, relative colorimetric; None: it cannot be used."""
     from PIL import ImageCms
 
     target = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(
-        image, profile, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
-    )
-    assert converted is not None
-    return converted
+    try:
+        return ImageCms.profileToProfile(
+            image, profile, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+        )
+    except ImageCms.PyCMSError:  # Its header is sound, what is behind it is not.
+        return None
 
 
 def stored_bits(header: bytes, image: Pillow.Image) -> int:
@@ -109,7 +110,8 @@ def stored_bits(header: bytes, image: Pillow.Image) -> int:
         return header[24]
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        return max(bits) if isinstance(bits, tuple) else int(bits)
+        told = [b for b in (bits if isinstance(bits, tuple) else (bits,)) if isinstance(b, int)]
+        return max(told, default=8)
     if image.format == "AVIF" and 0 <= (start := header.find(b"av1C")) < len(header) - 6:
         flags = header[start + 6]
         return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
