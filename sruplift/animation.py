@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from sruplift.decoding import (
     MAX_PIXELS,
-    check_checksums,
+    check_png,
     check_size,
     collected_warnings,
     count_frames,
@@ -118,7 +118,7 @@ def write_animation(
 def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: int) -> Animation:
     count = count_frames(path, picture)
     check_size(path, picture.width * count, picture.height, max_pixels)
-    check_checksums(path, file)
+    check_png(path, file)
     # An APNG may have a picture for those who cannot show the frames.
     first = 1 if picture.info.get("default_image") else 0
     frames, durations = [], []

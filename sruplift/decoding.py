@@ -8,7 +8,6 @@ import logging
 import stat
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +18,15 @@ from PIL import Image as Pillow
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
+from sruplift.png import damage as png_damage
 from sruplift.tiff import complaints
 
 # A guard against decompression bombs: 16384 x 16384.
 MAX_PIXELS = 2**28
 FORMATS = tuple(dict.fromkeys(READABLE.values()))
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# A PNG's chunks of pixels, whose checksums Pillow does not look at (PNG, third edition, 5.3).
-PNG_PIXELS = (b"IDAT", b"fdAT")
 # Pillow's grey of few bits is spread to 0..255, but not the level that is to be transparent.
 PNG_LEVELS = {"L;2": 3, "L;4": 15}
-PIECE = 1024**2
 # Pillow's limit and Python's warning filters belong to the whole process.
 _PILLOW = threading.Lock()
 # Pillow logs some of what it raises; without any handler Python prints that to stderr.
@@ -89,27 +85,15 @@ def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
     return picture
 
 
-def check_checksums(path: Path, file: BinaryIO) -> None:
-    """Refuse a PNG whose pixels are not what was written. The file stays where it is.
-
-    A file that ends too early is left to the decoder.
+def check_png(path: Path, file: BinaryIO) -> None:
+    """Refuse a PNG that has not all its pixels, or not as they were written.
 
     Raises:
-        ImageError: a chunk of pixels and its checksum disagree.
+        ImageError: with what is wrong.
     """
-    place = file.tell()
-    try:
-        file.seek(0)
-        if file.read(8) != PNG_SIGNATURE:
-            return
-        while len(start := file.read(8)) == 8:
-            length, name = int.from_bytes(start[:4], "big"), start[4:]
-            if name not in PNG_PIXELS:
-                file.seek(length + 4, 1)
-            elif not _has_its_checksum(file, name, length):
-                raise unreadable(path, f"the file is damaged (wrong checksum in {name.decode()})")
-    finally:
-        file.seek(place)
+    said = png_damage(file)
+    if said is not None:
+        raise damaged(path, said)
 
 
 def count_frames(path: Path, picture: Pillow.Image) -> int:
@@ -185,19 +169,6 @@ def _spread_transparency(picture: Pillow.Image) -> None:
     most = PNG_LEVELS.get(str(raw[0].args)) if raw else None
     if most is not None and level <= most:
         picture.info["transparency"] = level * 255 // most
-
-
-def _has_its_checksum(file: BinaryIO, name: bytes, length: int) -> bool:
-    """Whether a chunk, from its content on, has the checksum behind it, or ends too early."""
-    checksum = zlib.crc32(name)
-    while length:
-        piece = file.read(min(length, PIECE))
-        if not piece:
-            return True
-        checksum = zlib.crc32(piece, checksum)
-        length -= len(piece)
-    stored = file.read(4)
-    return len(stored) < 4 or int.from_bytes(stored, "big") == checksum
 
 
 def _why_unknown(file: BinaryIO) -> str:

@@ -15,7 +15,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from PIL import ImageOps, PngImagePlugin
 from sruplift import store, vips
 from sruplift.decoding import (
     MAX_PIXELS,
-    check_checksums,
+    check_png,
     check_size,
     collected_warnings,
     count_frames,
@@ -49,7 +49,7 @@ from sruplift.metadata import (
     to_srgb,
 )
 from sruplift.outfile import check_destination, new_file
-from sruplift.tiff import is_negative, named_channels, read_tags, tags_of
+from sruplift.tiff import is_negative, lacks_pixels, named_channels, read_tags, tags_of
 from sruplift.xmp import sized_xmp, upright_xmp
 
 HEADER_BYTES = 65_536
@@ -138,12 +138,12 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
             what = "pages" if picture.format == "TIFF" else "frames"
             raise unreadable(path, f"it has {frames} {what}; only single images are supported")
         bits = stored_bits(head, picture)
-        check_checksums(path, file)
         if picture.format in ("JPEG", "MPO"):
             _check_jpeg(path, notes)
         if _is_for_vips(picture, bits):
             image = _read_by_vips(path, picture, max_pixels, folder)
         else:
+            _check_complete(path, file, picture)
             image = _read_by_pillow(path, picture)
     if picture.format == "TIFF" and named_channels(tags_of(picture)) is not None:
         notes.append(CHANNELS_DROPPED)
@@ -301,6 +301,17 @@ def _check_jpeg(path: Path, notes: list[str]) -> None:
         raise damaged(path, said)
     if SKIPPED in said:
         notes.append(f"the file may be damaged ({said}): look at the picture")
+
+
+def _check_complete(path: Path, file: BinaryIO, picture: Pillow.Image) -> None:
+    """Refuse what lacks pixels, which Pillow leaves black.
+
+    Raises:
+        ImageError: with what is missing.
+    """
+    check_png(path, file)
+    if picture.format == "TIFF" and lacks_pixels(tags_of(picture)):
+        raise damaged(path, "a part of its pixels is missing")
 
 
 def _read_by_pillow(path: Path, picture: Pillow.Image) -> Image:

@@ -62,12 +62,42 @@ def named_channels(tags: Mapping[int, Any]) -> int | None:
 
     One that is not said to be alpha is none: it may be infrared, or what a program kept for itself.
     """
-    extra = tags.get(_EXTRA_SAMPLES, ())
-    extra = extra if isinstance(extra, tuple) else (extra,)
+    extra = _numbers(tags, _EXTRA_SAMPLES)
     if _UNSPECIFIED not in extra:
         return None
-    count = tags.get(_SAMPLES, 1) - len(extra) + extra.index(_UNSPECIFIED)
-    return count if isinstance(count, int) and count > 0 else None
+    count = _number(tags, _SAMPLES, 1) - len(extra) + extra.index(_UNSPECIFIED)
+    return count if count > 0 else None
+
+
+def lacks_pixels(tags: Mapping[int, Any]) -> bool:
+    """Whether strips or tiles are missing, or are too short for pixels that are not compressed."""
+    width, height, bits = _number(tags, 256, 1), _number(tags, 257, 1), _numbers(tags, 258) or (1,)
+    planes = len(bits) if tags.get(284) == 2 else 1
+    if 324 in tags:
+        across, down = (
+            -(-width // _number(tags, 322, width)),
+            -(-height // _number(tags, 323, height)),
+        )
+        return len(_numbers(tags, 324)) < across * down * planes
+    strips = -(-height // _number(tags, 278, height))
+    if len(_numbers(tags, 273)) < strips * planes:
+        return True
+    counts = _numbers(tags, 279)
+    if _number(tags, 259, 1) != 1 or tags.get(_PHOTOMETRIC) == 6 or 0 in (counts or (0,)):
+        return False  # How long they must be is another matter, or is not said.
+    rows = (sum(bits),) if planes == 1 else bits
+    return sum(counts) < height * sum(-(-width * row // 8) for row in rows)
+
+
+def _numbers(tags: Mapping[int, Any], tag: int) -> tuple[int, ...]:
+    """The whole numbers of a tag; a damaged file may have anything."""
+    value = tags.get(tag, ())
+    return tuple(v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int))
+
+
+def _number(tags: Mapping[int, Any], tag: int, default: int) -> int:
+    """The first of them, if it can be a size or a count."""
+    return next((value for value in _numbers(tags, tag) if value > 0), default)
 
 
 @contextmanager

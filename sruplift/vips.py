@@ -34,6 +34,8 @@ def _vips() -> ModuleType:
     os.environ.setdefault("VIPS_WARNING", "0")  # Its warnings go to stderr.
     import pyvips
 
+    # Its log ends in Python's, by a way that stumbles over what damaged files say.
+    getattr(pyvips, "_remove_log_handler", bool)()
     pyvips.cache_set_max(0)  # It keeps results, of images that are never asked for again.
     pyvips.block_untrusted_set(True)
     return pyvips
