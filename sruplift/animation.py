@@ -37,6 +37,9 @@ from sruplift.outfile import check_destination, new_file
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
 DEFAULT_DURATION = 100
+# What a GIF can say, milliseconds: 16 bits of hundredths; browsers take less than 2 for 10.
+GIF_DURATION = (20, 655_350)
+MOST_LOOPS = 65_535
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,7 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
         for index in range(first, count):
             picture.seek(index)
             picture.load()
-            durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
+            durations.append(_duration(picture))
             frames.append(from_pillow(_whole(picture)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
@@ -138,6 +141,12 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     channels = max(frame.array.shape[2] for frame in frames)
     same = [frame if frame.array.shape[2] == channels else _as(frame, channels) for frame in frames]
     return Animation(tuple(same), tuple(durations), loop)
+
+
+def _duration(picture: Pillow.Image) -> int:
+    """How long the frame is shown, milliseconds."""
+    duration = round(picture.info.get("duration") or 0)
+    return duration if duration > 0 else DEFAULT_DURATION
 
 
 def _whole(picture: Pillow.Image) -> Pillow.Image:
@@ -157,9 +166,12 @@ def _timing(animation: Animation, kind: str) -> dict[str, Any]:
     durations = list(animation.durations)
     if kind == "AVIF":  # Its encoder takes no count of repetitions.
         return {"duration": durations}
+    # More often than a format can say is for ever.
+    loop = animation.loop if animation.loop <= MOST_LOOPS else 0
     if kind == "GIF":
+        durations = [min(max(each, GIF_DURATION[0]), GIF_DURATION[1]) for each in durations]
         # A frame with holes must not show the one before; each is whole.
         holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
-        once = {} if animation.loop == 1 else {"loop": animation.loop}
+        once = {} if loop == 1 else {"loop": loop}
         return {"duration": durations, **once, **holes}
-    return {"duration": durations, "loop": animation.loop}
+    return {"duration": durations, "loop": loop}

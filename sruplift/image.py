@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ from sruplift.tiff import is_negative, lacks_pixels, named_channels, read_tags, 
 from sruplift.xmp import sized_xmp, upright_xmp
 
 HEADER_BYTES = 65_536
+MORE = 1024**2
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 HOLDS_16_BITS = frozenset(("PNG", "TIFF"))
@@ -506,6 +508,7 @@ def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> 
     try:
         _encode_by_vips(path, image, kind, quality)
     except ImageError:
+        _check_room(path)
         if kind != "PNG" or image.icc_profile is None:
             raise
         # libpng is stricter with profiles than all who use them.
@@ -513,6 +516,18 @@ def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> 
         image = dataclasses.replace(image, icc_profile=None, notes=(*image.notes, note))
         _encode_by_vips(path, image, kind, quality)
     return image
+
+
+def _check_room(path: Path) -> None:
+    """Write on to ``path``, to see why libvips could not: it does not always say.
+
+    Raises:
+        OSError: the system refuses, with its reason.
+    """
+    with path.open("ab") as file:
+        file.write(bytes(MORE))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _encode_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> None:
