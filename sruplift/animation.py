@@ -37,8 +37,11 @@ from sruplift.outfile import check_destination, new_file
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
 DEFAULT_DURATION = 100
-# What a GIF can say, milliseconds: 16 bits of hundredths; browsers take less than 2 for 10.
-GIF_DURATION = (20, 655_350)
+# The longest that a format can show a frame for, milliseconds: 16 bits of hundredths of a second,
+# of seconds, 24 bits of milliseconds, and what fits an integer.
+LONGEST = {"GIF": 655_350, "PNG": 65_535_000, "WEBP": 2**24 - 1, "AVIF": 2**31 - 1}
+# Browsers take less for 100.
+SHORTEST = {"GIF": 20}
 MOST_LOOPS = 65_535
 
 
@@ -163,15 +166,18 @@ def _as(frame: Image, channels: int) -> Image:
 
 
 def _timing(animation: Animation, kind: str) -> dict[str, Any]:
-    durations = list(animation.durations)
+    """Pillow's options, with the nearest that the format can say."""
+    least, most = SHORTEST.get(kind, 1), LONGEST[kind]
+    durations = [min(max(each, least), most) for each in animation.durations]
     if kind == "AVIF":  # Its encoder takes no count of repetitions.
         return {"duration": durations}
     # More often than a format can say is for ever.
     loop = animation.loop if animation.loop <= MOST_LOOPS else 0
     if kind == "GIF":
-        durations = [min(max(each, GIF_DURATION[0]), GIF_DURATION[1]) for each in durations]
         # A frame with holes must not show the one before; each is whole.
         holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
         once = {} if loop == 1 else {"loop": loop}
         return {"duration": durations, **once, **holes}
+    if kind == "PNG":  # A fraction of two 16-bit numbers: in a long time no thousandths fit.
+        durations = [each if each <= 65_535 else round(each, -3) for each in durations]
     return {"duration": durations, "loop": loop}

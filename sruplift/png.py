@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIECE = 1024**2
+_INDEXED = b"\3"
 # Samples a pixel by colour type (11.2.1).
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Of each pass of an interlaced picture: its first column and row, the steps to the next (8.1).
@@ -56,14 +57,18 @@ def damage(file: BinaryIO) -> str | None:
 
 def _damage(file: BinaryIO) -> str | None:
     layout = frame = b""
-    pixels, begins = _Pixels(0), True
+    pixels, begins, palette = _Pixels(0), True, False
     for name, length in _chunks(file):
         if name == b"IHDR":
             layout = file.read(13)
             frame = layout[:8]
         elif name == b"fcTL":
             frame, begins = file.read(26)[4:12], True
+        elif name == b"PLTE":
+            palette = True
         elif name in (b"IDAT", b"fdAT"):
+            if layout[9:10] == _INDEXED and not palette:
+                return "it has no palette"
             if begins and pixels.missing > 0:
                 break
             if begins:
