@@ -226,7 +226,7 @@ def write_image(
     sized = _without_what_does_not_fit(sized, kind)
     with new_file(path, overwrite) as temporary:
         try:
-            if _needs_vips(sized):
+            if _needs_vips(sized, kind):
                 sized = _write_by_vips(temporary, sized, kind, quality)
             else:
                 temporary.write_bytes(_encode(sized, kind, quality))
@@ -495,9 +495,10 @@ def _profile_mode(mode: str) -> str:
 # ---- Writing
 
 
-def _needs_vips(image: Image) -> bool:
+def _needs_vips(image: Image, kind: str) -> bool:
     deep = image.array.dtype == np.uint16 and image.array.shape[2] > 1
-    return deep or image.array.nbytes > store.IN_MEMORY
+    # A GIF's few colours are chosen from the whole picture, so that must be in memory.
+    return deep or (image.array.nbytes > store.IN_MEMORY and kind != "GIF")
 
 
 def _write_by_vips(path: Path, image: Image, kind: str, quality: int | None) -> Image:

@@ -152,7 +152,9 @@ def _attempt(job: Job, step: Callable[[], T]) -> T | Failure:
     try:
         return step()
     except SrupliftError as error:
-        return Failure(job.source, error)
+        # Else pictures, and files that are open and deleted, would live as long as it does.
+        error.__cause__ = error.__context__ = None
+        return Failure(job.source, error.with_traceback(None))
 
 
 def _attempt_write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult | Failure:
@@ -278,7 +280,8 @@ def _losses(destination: Path, image: Image, flatten: bool, options: UpscaleOpti
     if output_dtype(destination, image) != np.dtype(image.array.dtype):
         notes.append(f"of 16 bits per channel, {suffix} keeps 8")
     if WRITABLE[suffix.lower()] == "GIF":
-        notes.append("a GIF holds at most 256 colours a frame")
+        half = " and no half transparency" if image.alpha is not None else ""
+        notes.append(f"a GIF holds at most 256 colours a frame{half}")
     return notes
 
 

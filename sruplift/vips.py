@@ -172,6 +172,8 @@ def _encoder(kind: str, form: str, quality: int | None, size: int) -> tuple[str,
         return "jpegsave_target", {"Q": quality, "subsample_mode": "off"}
     if kind == "WEBP":
         return "webpsave_target", {"Q": quality}
+    if kind != "AVIF":
+        raise ImageError(f"{kind} cannot be written in strips")
     bits = {"bitdepth": 12} if form == "ushort" else {}
     return "heifsave_target", {"Q": quality, "compression": "av1", "subsample_mode": "off", **bits}
 
