@@ -138,3 +138,22 @@ def test_a_cut_animation_is_damaged(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"b{suffix}").write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match=f"cannot read .*b{suffix}: "):
         read_picture(tmp_path / f"b{suffix}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_times_that_a_format_cannot_say_become_the_nearest(tmp_path: Path, suffix: str) -> None:
+    pictures = tuple(Image(frame) for frame in frames())
+    times = (1, 1_000_001, 2**40)
+    write_animation(tmp_path / f"a{suffix}", Animation(pictures, times, loop=10**6))
+    animation = read_picture(tmp_path / f"a{suffix}")
+    assert isinstance(animation, Animation)
+    assert animation.loop == 0
+    assert (
+        animation.durations
+        == {
+            ".gif": (20, 655_350, 655_350),
+            ".png": (1, 1_000_000, 65_535_000),
+            ".webp": (1, 1_000_001, 2**24 - 1),
+            ".avif": (1, 1_000_001, 2**31 - 1),
+        }[suffix]
+    )
