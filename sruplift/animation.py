@@ -128,13 +128,14 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     # An APNG may have a picture for those who cannot show the frames.
     first = 1 if picture.info.get("default_image") else 0
     frames, durations = [], []
+    size = picture.size
     try:
         loop = int(picture.info.get("loop", 1 if picture.format == "GIF" else 0))
         for index in range(first, count):
             picture.seek(index)
             picture.load()
             durations.append(_duration(picture))
-            frames.append(from_pillow(_whole(picture)))
+            frames.append(from_pillow(_whole(picture, size)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
     except ImageError as error:
@@ -152,10 +153,15 @@ def _duration(picture: Pillow.Image) -> int:
     return duration if duration > 0 else DEFAULT_DURATION
 
 
-def _whole(picture: Pillow.Image) -> Pillow.Image:
-    """A frame as RGB or RGBA: some of a GIF's are palettes, some are not."""
+def _whole(picture: Pillow.Image, size: tuple[int, int]) -> Pillow.Image:
+    """A frame as RGB or RGBA: some of a GIF's are palettes, some are not.
+
+    What reaches over the edge of the first is cut off: it makes the picture grow in Pillow only.
+    """
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     frame = picture.convert(mode)
+    if frame.size != size:
+        frame = frame.crop((0, 0, *size))
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
     return frame
 

@@ -232,6 +232,9 @@ def test_frames_of_an_apng_are_checked(tmp_path: Path) -> None:
     refused(put(tmp_path, changed, "b.png"), "the file is damaged")
     numbers = data.replace(b"fcTL\0\0\0\1", b"fcTL\0\0\0\7")
     refused(put(tmp_path, numbers, "c.png"), "damaged")
+    begins = data.rindex(b"fcTL") + 34
+    part = chunk(b"fdAT", data[begins + 8 : begins + 12] + zlib.compress(bytes(40)))
+    refused(put(tmp_path, data[:begins] + part + chunk(b"IEND"), "e.png"), "part of its pixels")
     many = data.replace(b"acTL\0\0\0\3", b"acTL\xff\xff\xff\xff")
     refused(put(tmp_path, many, "d.png"), "damaged|not an image|more than the limit")
 
@@ -280,6 +283,17 @@ def test_bytes_that_libjpeg_skips_are_told(tmp_path: Path) -> None:
     (note,) = image.notes
     assert note.startswith("the file may be damaged (Corrupt JPEG data: ")
     assert "extraneous bytes before marker 0xd9" in note
+
+
+def test_libvips_gives_its_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings come before it: what stopped it is behind them."""
+    monkeypatch.setattr(store, "IN_MEMORY", 0)
+    data = jpeg()
+    start = data.index(b"\xff\xc4")
+    skipped = data[:start] + bytes(20) + data[start:]
+    refused(put(tmp_path, skipped[: start + 20], "a.jpg"), "damaged .*premature end|missing")
+    bad = skipped[: start + 24] + b"\xff" + skipped[start + 25 :]
+    refused(put(tmp_path, bad, "b.jpg"), r"damaged \((?!Corrupt)")
 
 
 def test_cmyk_with_a_profile_that_is_hollow(tmp_path: Path) -> None:

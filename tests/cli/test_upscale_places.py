@@ -193,13 +193,15 @@ def test_a_pipe_without_end_is_not_drunk_up(tmp_path: Path, weights: Path) -> No
     command = [sys.executable, "-m", "sruplift", "upscale", "-", "-o", "b.png", "-s", "2"]
     with Path("/dev/zero").open("rb") as zeros:
         done = subprocess.run(
-            [*command, "-w", str(weights)],
+            # Where this fails it must not fill the disk of whoever tests.
+            ["sh", "-c", 'ulimit -f 100000 && exec "$@"', "sh", *command, "-w", str(weights)],
             stdin=zeros,
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
         )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("sruplift: cannot read stdin: it is not an image that can be ")
