@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -239,6 +241,19 @@ def test_frames_of_an_apng_are_checked(tmp_path: Path) -> None:
     refused(put(tmp_path, many, "d.png"), "damaged|not an image|more than the limit")
 
 
+def test_what_libvips_logs_in_other_alphabets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python's log would stumble over it."""
+    profile = rgb_profile()
+    odd = zlib.compress(profile[:16] + b"\xa3GB " + profile[20:])
+    drawn = drawing(RGB, 16, 6, 5)
+    path = put(tmp_path, png(drawn, before=chunk(b"iCCP", b"a\xa3\xe9\0\0" + odd)))
+    image = read_image(path)
+    assert np.array_equal(image.array, drawn.pixels)
+    assert capfd.readouterr() == ("", "")
+
+
 # ---- JPEG
 
 
@@ -355,6 +370,37 @@ def test_strips_that_are_missing_are_never_black(
         refused(put(tmp_path, data, "a.tif"), "the file is damaged")
     data = tiff(array, photometric, rows_per_strip=4, compressed=compressed)
     assert np.array_equal(read_image(put(tmp_path, data, "a.tif")).array, array)
+
+
+def test_tiffs_that_only_libvips_opens(tmp_path: Path) -> None:
+    """Grey with alpha at 16 bits: what is refused of others is refused of them."""
+    pyvips = pytest.importorskip("pyvips")
+    array = samples(2, np.uint16)
+    path = put(tmp_path, tiff(array, 1, extra=(2,)), "a.tif")
+    assert np.array_equal(read_image(path, max_pixels=30).array, array)
+    with pytest.raises(ImageError, match=r"^cannot read [^ ]*a\.tif: 5x6 are 30 pixels"):
+        read_image(path, max_pixels=29)
+    picture = pyvips.Image.new_from_memory(array.data, 5, 6, 2, "ushort")
+    two = picture.copy(interpretation="grey16").join(picture, "vertical")
+    two.copy(interpretation="grey16").tiffsave(str(tmp_path / "b.tif"), page_height=6)
+    refused(tmp_path / "b.tif", "it has 2 pages; only single images are supported")
+    refused(put(tmp_path, tiff(samples(3, np.uint16), 5), "c.tif"), "not supported|damaged")
+
+
+@pytest.mark.parametrize("channels", [118, 7936])
+def test_more_channels_than_can_be(
+    tmp_path: Path, channels: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow logs that, and what nobody handles Python prints; asked in a process of its own."""
+    data = tiff(samples(3, np.uint8), 2)
+    known, odd = (struct.pack("<HHII", 277, 3, 1, number) for number in (3, channels))
+    path = put(tmp_path, data.replace(known, odd), "a.tif")
+    program = "import sys, pathlib; from sruplift.image import read_image\ntry: read_image("
+    program += "pathlib.Path(sys.argv[1]))\nexcept Exception as error: print(error)"
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    said, printed = capfd.readouterr()
+    assert said.startswith(f"cannot read {path}: ")
+    assert printed == ""
 
 
 def test_a_tiff_that_goes_round_in_circles(tmp_path: Path) -> None:
