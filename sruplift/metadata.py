@@ -48,7 +48,11 @@ STRUCTURAL_TAGS = frozenset(
 
 
 def raw_exif(picture: Pillow.Image) -> bytes | None:
-    """The EXIF data of a picture that is decoded, as the file has them; not a TIFF's."""
+    """The EXIF data of a picture that is decoded, as the file has them; not a TIFF's.
+
+    Raises:
+        ValueError: they are a text that is damaged.
+    """
     exif = picture.info.get("exif")
     if exif is None and (text := picture.info.get("Raw profile type exif")):
         # ImageMagick's, of PNGs before they could hold EXIF: hexadecimal behind three lines.

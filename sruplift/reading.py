@@ -67,6 +67,7 @@ SKIPPED = "extraneous bytes"
 # What it says where pixels are missing: it fills them with grey.
 GUESSED = ("premature end", "bad Huffman code", "bad arithmetic code", "instead of RST", "progress")
 CHANNELS_DROPPED = "the file has a channel whose meaning it does not tell: it is dropped"
+EXIF_IS_DAMAGED = "the EXIF data is damaged: it is dropped"
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None = None) -> Image:
@@ -311,17 +312,26 @@ def read_metadata(path: Path, picture: Pillow.Image, notes: list[str]) -> dict[s
     if picture.format == "TIFF":
         exif, iptc = _of_tiff(path, notes)
     else:
-        exif, iptc = _portable(raw_exif(picture), notes), iptc_of(picture)
+        exif, iptc = _exif_of(picture, notes), iptc_of(picture)
     xmp = gif_xmp(path.read_bytes()) if picture.format == "GIF" else raw_xmp(picture)
     xmp = upright_xmp(xmp) if xmp else None
     return {"exif": exif, "xmp": xmp, "iptc": iptc, "texts": texts_of(picture)}
+
+
+def _exif_of(picture: Pillow.Image, notes: list[str]) -> bytes | None:
+    try:
+        exif = raw_exif(picture)
+    except ValueError:  # ImageMagick's are text, and may be of other letters.
+        notes.append(EXIF_IS_DAMAGED)
+        return None
+    return _portable(exif, notes)
 
 
 def _portable(exif: bytes | None, notes: list[str]) -> bytes | None:
     try:
         return portable_exif(exif) if exif else None
     except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
-        notes.append("the EXIF data is damaged: it is dropped")
+        notes.append(EXIF_IS_DAMAGED)
         return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ import torch.nn.functional as F
 from corpus import GREY, KINDS, PALETTE, RGB, chunk, drawing, png, rows, tiff
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pictures import photo, rgb_profile
+from pictures import exif_of_a_camera, photo, rgb_profile
 from PIL import Image as Pillow
+from PIL import PngImagePlugin
 from torch import Tensor, nn
 
 from sruplift import store, vips
@@ -240,6 +243,19 @@ def test_frames_of_an_apng_are_checked(tmp_path: Path) -> None:
     refused(put(tmp_path, many, "d.png"), "damaged|not an image|more than the limit")
 
 
+def test_what_libvips_logs_in_other_alphabets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python's log would stumble over it."""
+    profile = rgb_profile()
+    odd = zlib.compress(profile[:16] + b"\xa3GB " + profile[20:])
+    drawn = drawing(RGB, 16, 6, 5)
+    path = put(tmp_path, png(drawn, before=chunk(b"iCCP", b"a\xa3\xe9\0\0" + odd)))
+    image = read_image(path)
+    assert np.array_equal(image.array, drawn.pixels)
+    assert capfd.readouterr() == ("", "")
+
+
 # ---- JPEG
 
 
@@ -358,6 +374,37 @@ def test_strips_that_are_missing_are_never_black(
     assert np.array_equal(read_image(put(tmp_path, data, "a.tif")).array, array)
 
 
+def test_tiffs_that_only_libvips_opens(tmp_path: Path) -> None:
+    """Grey with alpha at 16 bits: what is refused of others is refused of them."""
+    pyvips = pytest.importorskip("pyvips")
+    array = samples(2, np.uint16)
+    path = put(tmp_path, tiff(array, 1, extra=(2,)), "a.tif")
+    assert np.array_equal(read_image(path, max_pixels=30).array, array)
+    with pytest.raises(ImageError, match=r"^cannot read [^ ]*a\.tif: 5x6 are 30 pixels"):
+        read_image(path, max_pixels=29)
+    picture = pyvips.Image.new_from_memory(array.data, 5, 6, 2, "ushort")
+    two = picture.copy(interpretation="grey16").join(picture, "vertical")
+    two.copy(interpretation="grey16").tiffsave(str(tmp_path / "b.tif"), page_height=6)
+    refused(tmp_path / "b.tif", "it has 2 pages; only single images are supported")
+    refused(put(tmp_path, tiff(samples(3, np.uint16), 5), "c.tif"), "not supported|damaged")
+
+
+@pytest.mark.parametrize("channels", [118, 7936])
+def test_more_channels_than_can_be(
+    tmp_path: Path, channels: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow logs that, and what nobody handles Python prints; asked in a process of its own."""
+    data = tiff(samples(3, np.uint8), 2)
+    known, odd = (struct.pack("<HHII", 277, 3, 1, number) for number in (3, channels))
+    path = put(tmp_path, data.replace(known, odd), "a.tif")
+    program = "import sys, pathlib; from sruplift.reading import read_image\ntry: read_image("
+    program += "pathlib.Path(sys.argv[1]))\nexcept Exception as error: print(error)"
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    said, printed = capfd.readouterr()
+    assert said.startswith(f"cannot read {path}: ")
+    assert printed == ""
+
+
 def test_a_tiff_that_goes_round_in_circles(tmp_path: Path) -> None:
     array = samples(3, np.uint8)
     path = put(tmp_path, tiff(array, 2, cyclic=True), "a.tif")
@@ -401,6 +448,19 @@ def test_exif_that_cannot_be_understood_is_no_obstacle(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("moving", [False, True])
+def test_exif_as_text_that_is_damaged_is_told(tmp_path: Path, moving: bool) -> None:
+    """ImageMagick's: hexadecimal digits, in a text of a PNG."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n8\n4578zz")
+    plain = Pillow.fromarray(photo(6, 8))
+    more = {"save_all": True, "append_images": [plain.rotate(180)]} if moving else {}
+    plain.save(tmp_path / "a.png", pnginfo=info, **more)
+    image = first(read_picture(tmp_path / "a.png"))
+    assert np.array_equal(image.array, photo(6, 8))
+    assert image.notes == ("the EXIF data is damaged: it is dropped",)
+
+
 def test_a_profile_that_libpng_does_not_take_is_told(tmp_path: Path) -> None:
     """Sixteen bits are written by libvips, and so libpng; it is stricter than Pillow."""
     profile = rgb_profile()
@@ -431,6 +491,37 @@ def test_a_large_tiff_in_any_compression(
 def encoded(kind: str, picture: Pillow.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+WORDY = (".png", ".jpg", ".webp", ".tif", ".gif", ".avif")
+
+
+def with_words(suffix: str, dtype: type) -> bytes:
+    """A picture with all that may go with one."""
+    image = Image(
+        samples(3, dtype, 12, 16),
+        rgb_profile(),
+        exif_of_a_camera(),
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>',
+        (300, 150),
+        iptc=b"\x1c\x02\x78\0\5words",
+        texts=(("Title", "a"), ("Comment", "ä")),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        write_image(path, image)
+        return path.read_bytes()
+
+
+def deep_heic(array: np.ndarray) -> bytes:
+    """Ten bits of 16."""
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    size = (array.shape[1], array.shape[0])
+    heif = pillow_heif.from_bytes("RGB;16", size, np.ascontiguousarray(array).tobytes())
+    heif.save(buffer)
     return buffer.getvalue()
 
 
@@ -470,6 +561,10 @@ def corpus() -> dict[str, bytes]:
         "palette.bmp": encoded("BMP", plain.quantize(16)),
         "plain.avif": encoded("AVIF", plain),
         "moving.avif": encoded("AVIF", plain, **moving),
+        **{f"words{suffix}": with_words(suffix, np.uint8) for suffix in WORDY},
+        "12.avif": with_words(".avif", np.uint16),
+        "16_words.png": with_words(".png", np.uint16),
+        "16_words.tif": with_words(".tif", np.uint16),
     }
     try:
         import pillow_heif
@@ -478,6 +573,7 @@ def corpus() -> dict[str, bytes]:
     else:
         pillow_heif.register_heif_opener()
         files["plain.heic"] = encoded("HEIF", clear)
+        files["10.heic"] = deep_heic(deep)
     return files
 
 
