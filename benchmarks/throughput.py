@@ -20,7 +20,7 @@ import torch
 from PIL import Image as Pillow
 
 from sruplift.files import Failure, Job
-from sruplift.image import read_image
+from sruplift.reading import read_image
 from sruplift.tiling import assemble
 from sruplift.upscale import upscale_files
 from sruplift.upscaler import Upscaler

@@ -6,12 +6,13 @@ import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image as Pillow
 
 from sruplift.decoding import (
     MAX_PIXELS,
+    check_png,
     check_size,
     collected_warnings,
     count_frames,
@@ -24,24 +25,21 @@ from sruplift.decoding import (
 from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
 from sruplift.fit import fitted, opaque_or_clear
-from sruplift.image import (
-    Image,
-    check_holds,
-    encoder_options,
-    from_pillow,
-    orientation_of,
-    read_image,
-    read_metadata,
-    to_pillow,
-    turned_upright,
-)
+from sruplift.image import Image, check_holds, encoder_options, from_pillow, to_pillow
 from sruplift.metadata import exif_resolution
 from sruplift.outfile import check_destination, new_file
+from sruplift.reading import orientation_of, read_image, read_metadata, turned_upright
 from sruplift.xmp import gif_with_xmp
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
 DEFAULT_DURATION = 100
+# The longest that a format can show a frame for, milliseconds: 16 bits of hundredths of a second,
+# of seconds, 24 bits of milliseconds, and what fits an integer.
+LONGEST = {"GIF": 655_350, "PNG": 65_535_000, "WEBP": 2**24 - 1, "AVIF": 2**31 - 1}
+# Browsers take less for 100.
+SHORTEST = {"GIF": 20}
+MOST_LOOPS = 65_535
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ def read_picture(
         except ImageError:
             picture = None  # ``read_image`` says why, or can.
         if picture is not None and picture.format in ANIMATED and count_frames(path, picture) > 1:
-            return _read_frames(path, picture, max_pixels)
+            return _read_frames(path, file, picture, max_pixels)
     return read_image(path, max_pixels=max_pixels, folder=folder)
 
 
@@ -131,12 +129,14 @@ def write_animation(
     return first.notes + (endless if kind == "AVIF" and animation.loop else ())
 
 
-def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animation:
+def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: int) -> Animation:
     count = count_frames(path, picture)
     check_size(path, picture.width * count, picture.height, max_pixels)
+    check_png(path, file)
     # An APNG may have a picture for those who cannot show the frames.
     first = 1 if picture.info.get("default_image") else 0
     frames, durations = [], []
+    size = picture.size
     try:
         loop = int(picture.info.get("loop", 1 if picture.format == "GIF" else 0))
         for index in range(first, count):
@@ -146,8 +146,8 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
                 notes: list[str] = []
                 found = read_metadata(path, picture, notes)
                 orientation = orientation_of(picture)
-            durations.append(round(picture.info.get("duration") or DEFAULT_DURATION))
-            frames.append(from_pillow(_whole(picture, orientation)))
+            durations.append(_duration(picture))
+            frames.append(from_pillow(_whole(picture, size, orientation)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
     except ImageError as error:
@@ -162,10 +162,21 @@ def _read_frames(path: Path, picture: Pillow.Image, max_pixels: int) -> Animatio
     return Animation(tuple(same), tuple(durations), loop)
 
 
-def _whole(picture: Pillow.Image, orientation: int) -> Pillow.Image:
-    """A frame as RGB or RGBA, upright: some of a GIF's are palettes, some are not."""
+def _duration(picture: Pillow.Image) -> int:
+    """How long the frame is shown, milliseconds."""
+    duration = round(picture.info.get("duration") or 0)
+    return duration if duration > 0 else DEFAULT_DURATION
+
+
+def _whole(picture: Pillow.Image, size: tuple[int, int], orientation: int) -> Pillow.Image:
+    """A frame as RGB or RGBA, upright: some of a GIF's are palettes, some are not.
+
+    What reaches over the edge of the first is cut off: it makes the picture grow in Pillow only.
+    """
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     frame = picture.convert(mode)
+    if frame.size != size:
+        frame = frame.crop((0, 0, *size))
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}
     return turned_upright(frame, orientation)
 
@@ -176,12 +187,18 @@ def _as(frame: Image, channels: int) -> Image:
 
 
 def _timing(animation: Animation, kind: str) -> dict[str, Any]:
-    durations = list(animation.durations)
+    """Pillow's options, with the nearest that the format can say."""
+    least, most = SHORTEST.get(kind, 1), LONGEST[kind]
+    durations = [min(max(each, least), most) for each in animation.durations]
     if kind == "AVIF":  # Its encoder takes no count of repetitions.
         return {"duration": durations}
+    # More often than a format can say is for ever.
+    loop = animation.loop if animation.loop <= MOST_LOOPS else 0
     if kind == "GIF":
         # A frame with holes must not show the one before; each is whole.
         holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
-        once = {} if animation.loop == 1 else {"loop": animation.loop}
+        once = {} if loop == 1 else {"loop": loop}
         return {"duration": durations, **once, **holes}
-    return {"duration": durations, "loop": animation.loop}
+    if kind == "PNG":  # A fraction of two 16-bit numbers: in a long time no thousandths fit.
+        durations = [each if each <= 65_535 else round(each, -3) for each in durations]
+    return {"duration": durations, "loop": loop}

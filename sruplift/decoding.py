@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import stat
 import threading
 import warnings
@@ -17,13 +18,19 @@ from PIL import Image as Pillow
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
+from sruplift.png import damage as png_damage
+from sruplift.tiff import complaints
 
 # A guard against decompression bombs: 16384 x 16384.
 MAX_PIXELS = 2**28
 FORMATS = tuple(dict.fromkeys(READABLE.values()))
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+# Pillow's grey of few bits is spread to 0..255, but not the level that is to be transparent.
+PNG_LEVELS = {"L;2": 3, "L;4": 15}
 # Pillow's limit and Python's warning filters belong to the whole process.
 _PILLOW = threading.Lock()
+# Pillow logs some of what it raises; without any handler Python prints that to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @contextmanager
@@ -74,7 +81,19 @@ def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
     finally:
         Pillow.MAX_IMAGE_PIXELS = limit
     check_size(path, picture.width, picture.height, max_pixels)
+    _spread_transparency(picture)
     return picture
+
+
+def check_png(path: Path, file: BinaryIO) -> None:
+    """Refuse a PNG that has not all its pixels, or not as they were written.
+
+    Raises:
+        ImageError: with what is wrong.
+    """
+    said = png_damage(file)
+    if said is not None:
+        raise damaged(path, said)
 
 
 def count_frames(path: Path, picture: Pillow.Image) -> int:
@@ -104,12 +123,15 @@ def decode(path: Path, picture: Pillow.Image) -> None:
     Raises:
         ImageError: they are damaged, or there is not enough memory.
     """
-    try:
-        picture.load()
-    except MemoryError as error:
-        raise unreadable(path, "not enough memory") from error
-    except Exception as error:  # Decoders raise nearly everything.
-        raise damaged(path, error) from error
+    with complaints() as said:
+        try:
+            picture.load()
+        except MemoryError as error:
+            raise unreadable(path, "not enough memory") from error
+        except Exception as error:  # Decoders raise nearly everything.
+            raise damaged(path, said[0] if said else error) from error
+    if said:
+        raise damaged(path, said[0])
 
 
 def unreadable(path: Path, why: str) -> ImageError:
@@ -117,7 +139,7 @@ def unreadable(path: Path, why: str) -> ImageError:
     return ImageError(f"cannot read {shown(path)}: {why}")
 
 
-def damaged(path: Path, error: Exception) -> ImageError:
+def damaged(path: Path, error: Exception | str) -> ImageError:
     """The error for a file that a decoder stumbled over."""
     return unreadable(path, f"the file is damaged ({sentence(error)})")
 
@@ -136,6 +158,17 @@ def _formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
         return FORMATS
     return tuple(name for name in FORMATS if name != "HEIF")
+
+
+def _spread_transparency(picture: Pillow.Image) -> None:
+    """Make the transparent level of a grey PNG of 2 or 4 bits one of its 8-bit levels."""
+    level = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode != "L" or not isinstance(level, int):
+        return
+    raw = getattr(picture, "tile", [])[:1]
+    most = PNG_LEVELS.get(str(raw[0].args)) if raw else None
+    if most is not None and level <= most:
+        picture.info["transparency"] = level * 255 // most
 
 
 def _why_unknown(file: BinaryIO) -> str:

@@ -74,18 +74,23 @@ def _with_usable_profile(image: Image, kind: str) -> Image:
         return image
     array = image.array.copy()
     for channels in [[c] for c in range(image.colours)] if grey else [[0, 1, 2]]:
-        array[..., channels] = _in_srgb(array[..., channels], icc)
+        converted = _in_srgb(array[..., channels], icc)
+        if converted is None:
+            note = f"{kind} cannot hold the colour profile, nor can it be converted: it is dropped"
+            return dataclasses.replace(image, icc_profile=None, notes=(*image.notes, note))
+        array[..., channels] = converted
     return dataclasses.replace(image, array=array, icc_profile=None)
 
 
 def _in_srgb(pixels: Any, icc: bytes) -> Any:
-    """(H, W, 1 or 3) of a profile -> the same in sRGB."""
+    """(H, W, 1 or 3) of a profile -> the same in sRGB; None: the profile cannot be used."""
     mode = "L" if pixels.shape[2] == 1 else "RGB"
     profile = open_profile(icc, mode)
     if profile is None:
-        return pixels
+        return None
     picture = Pillow.fromarray(np.ascontiguousarray(pixels.squeeze(2) if mode == "L" else pixels))
-    return np.asarray(to_srgb(picture, profile))[..., : pixels.shape[2]]
+    converted = to_srgb(picture, profile)
+    return None if converted is None else np.asarray(converted)[..., : pixels.shape[2]]
 
 
 def _with_resolution_in_exif(image: Image, kind: str) -> Image:

@@ -271,8 +271,7 @@ class _Tiff:
     def value(self, raw: bytes) -> Entry | None:
         """An entry's values, if they are of a known kind and lie in the file."""
         kind, count = self.number_of(raw[2:4]), self.number_of(raw[4 : -self.inline])
-        size = SIZES.get(kind, MOST_BYTES) * count
-        if size > self.left:
+        if kind not in SIZES or (size := SIZES[kind] * count) > self.left:
             return None
         data = raw[-self.inline :][:size]
         if size > self.inline:

@@ -48,7 +48,11 @@ STRUCTURAL_TAGS = frozenset(
 
 
 def raw_exif(picture: Pillow.Image) -> bytes | None:
-    """The EXIF data of a picture that is decoded, as the file has them; not a TIFF's."""
+    """The EXIF data of a picture that is decoded, as the file has them; not a TIFF's.
+
+    Raises:
+        ValueError: they are a text that is damaged.
+    """
     exif = picture.info.get("exif")
     if exif is None and (text := picture.info.get("Raw profile type exif")):
         # ImageMagick's, of PNGs before they could hold EXIF: hexadecimal behind three lines.
@@ -177,24 +181,25 @@ def open_profile(data: bytes, mode: str) -> ImageCmsProfile | None:
     return profile if space == {"L": "GRAY", "CMYK": "CMYK"}.get(mode, "RGB") else None
 
 
-def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image:
+def to_srgb(image: Pillow.Image, profile: ImageCmsProfile) -> Pillow.Image | None:
     """``image`` of ``profile`` as RGB in sRGB, relative colorimetric, black to black.
 
     Without the last, ink's black, which is a dark grey on paper, would be one on the screen.
+    None: the profile cannot be used.
     """
     from PIL import ImageCms
 
-    target = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(
-        image,
-        profile,
-        target,
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        outputMode="RGB",
-        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
-    assert converted is not None
-    return converted
+    try:
+        return ImageCms.profileToProfile(
+            image,
+            profile,
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except ImageCms.PyCMSError:  # Its header is sound, what is behind it is not.
+        return None
 
 
 def from_srgb(
@@ -212,13 +217,16 @@ def from_srgb(
 
     colours = [rgb] if mode == "RGB" else [(value,) * 3 for value in rgb]
     levels = bytes(round(value * 255) for colour in colours for value in colour)
-    converted = ImageCms.profileToProfile(
-        Pillow.frombytes("RGB", (1, len(colours)), levels),
-        ImageCms.createProfile("sRGB"),
-        profile,
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        outputMode=mode,
-    )
+    try:
+        converted = ImageCms.profileToProfile(
+            Pillow.frombytes("RGB", (1, len(colours)), levels),
+            ImageCms.createProfile("sRGB"),
+            profile,
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode=mode,
+        )
+    except ImageCms.PyCMSError:  # As above.
+        return rgb
     assert converted is not None
     red, green, blue = (level / 255 for level in converted.tobytes())
     return red, green, blue
@@ -236,7 +244,8 @@ def stored_bits(header: bytes, image: Pillow.Image) -> int:
         return int(image.info.get("bit_depth", 8))
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        return max(bits) if isinstance(bits, tuple) else int(bits)
+        told = [b for b in (bits if isinstance(bits, tuple) else (bits,)) if isinstance(b, int)]
+        return max(told, default=8)
     if image.format == "AVIF" and 0 <= (start := header.find(b"av1C")) < len(header) - 6:
         flags = header[start + 6]
         return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10

@@ -12,12 +12,16 @@ from sruplift.files import WRITABLE, reason
 
 PIPE = "-"
 STDIN, STDOUT = Path("stdin"), Path("stdout")
+HEAD = 4096
+# How the formats that can be read begin; those of MPEG's family have a length before it.
+BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"II", b"MM", b"GIF8", b"BM")
 
 
 def receive(folder: Path) -> Path:
     """What stdin holds as a new file in ``folder``, with the suffix of its format.
 
-    What cannot be told, or cannot be written, is called ".png".
+    What cannot be told, or cannot be written, is called ".png". Of what cannot be an image only
+    the beginning is read: it may have no end.
 
     Raises:
         ImageError: there is no room for it.
@@ -28,7 +32,10 @@ def receive(folder: Path) -> Path:
     path = folder / STDIN
     try:
         with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            head = sys.stdin.buffer.read(HEAD)
+            file.write(head)
+            if _may_be_an_image(head):
+                shutil.copyfileobj(sys.stdin.buffer, file)
     except OSError as error:
         raise ImageError(f"cannot read stdin: {reason(error)}") from error
     return path.rename(path.with_suffix(_suffix(path)))
@@ -59,6 +66,10 @@ def send(path: Path) -> None:
         raise
     except OSError as error:
         raise ImageError(f"cannot write stdout: {reason(error)}") from error
+
+
+def _may_be_an_image(head: bytes) -> bool:
+    return head.startswith(BEGINNINGS) or head[4:8] == b"ftyp"
 
 
 def _suffix(path: Path) -> str:

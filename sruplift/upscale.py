@@ -153,7 +153,9 @@ def _attempt(job: Job, step: Callable[[], T]) -> T | Failure:
     try:
         return step()
     except SrupliftError as error:
-        return Failure(job.source, error)
+        # Else pictures, and files that are open and deleted, would live as long as it does.
+        error.__cause__ = error.__context__ = None
+        return Failure(job.source, error.with_traceback(None))
 
 
 def _attempt_write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult | Failure:

@@ -25,6 +25,8 @@ INTERPRETATIONS = {
     ("ushort", 1): "grey16",
     ("ushort", 3): "rgb16",
 }
+# What such pixels may mean. Others may have as many channels, and be no RGB.
+UNDERSTOOD = frozenset((*INTERPRETATIONS.values(), "rgb"))
 
 
 @functools.cache
@@ -33,6 +35,8 @@ def _vips() -> ModuleType:
     os.environ.setdefault("VIPS_WARNING", "0")  # Its warnings go to stderr.
     import pyvips
 
+    # Its log ends in Python's, by a way that stumbles over what damaged files say.
+    getattr(pyvips, "_remove_log_handler", bool)()
     pyvips.cache_set_max(0)  # It keeps results, of images that are never asked for again.
     pyvips.block_untrusted_set(True)
     return pyvips
@@ -44,6 +48,7 @@ def decode(
     orient: Callable[[NDArray[Any]], NDArray[Any]] = lambda upright: upright,
     transposed: bool = False,
     bits: int = 16,
+    channels: int | None = None,
 ) -> NDArray[Any]:
     """The pixels of an image file as (H, W, C), uint8 or uint16, row by row.
 
@@ -55,6 +60,7 @@ def decode(
         orient: from the upright array to a view of it that lies as the file's pixels do.
         transposed: whether ``orient`` exchanges height and width.
         bits: of 16, the upper ones that count: those of an AVIF, spread over the whole range.
+        channels: take so many of the first; None takes all.
 
     Raises:
         ImageError: damaged pixels, or of another type; the sentence does not name the file.
@@ -63,34 +69,51 @@ def decode(
     vips = _vips()
     try:
         image = _opened(path)
+        if channels is not None and channels < image.bands:
+            image = image.extract_band(0, n=channels)
         if image.format not in DTYPES or not 1 <= image.bands <= 4:
             raise ImageError(f"{image.bands} channels of type {image.format} are not supported")
+        if image.interpretation not in UNDERSTOOD:
+            raise ImageError(f"pixels of type {image.interpretation!r} are not supported")
         size = (image.width, image.height) if transposed else (image.height, image.width)
         upright = new_array((*size, image.bands), DTYPES[image.format], folder)
         _fill(orient(upright), image, upright, bits)
     except vips.Error as error:
-        raise ImageError(f"the file is damaged ({_first_line(error)})") from error
+        raise ImageError(_why_not_read(error)) from error
     return upright
 
 
+def jpeg_complaint(path: Path) -> str | None:
+    """What libjpeg first warned of when it decoded ``path``, if anything; other decoders hide it.
+
+    Where the data end too early, or make no sense, it fills the picture with grey and goes on.
+    """
+    try:
+        _opened(path, fail_on="warning").avg()
+    except _vips().Error as error:
+        return _last_line(error)
+    return None
+
+
 def header(path: Path) -> dict[str, Any]:
-    """What libvips reads in a file's header: size, bands, format, resolution, orientation, blobs.
+    """What libvips reads in a header: size, bands, format, pages, resolution, orientation, blobs.
 
     ``icc``, ``exif`` and ``xmp`` are bytes or None; ``orientation`` is EXIF's, 1 if it is not said.
 
     Raises:
-        ImageError: it is not an image; the sentence does not name the file.
+        ImageError: it is damaged or not an image; the sentence does not name the file.
     """
     vips = _vips()
     try:
         image = _opened(path)
     except vips.Error as error:
-        raise ImageError(_first_line(error)) from error
+        raise ImageError(_why_not_read(error)) from error
     names = ("width", "height", "bands", "format", "xres", "yres")
     facts = {name: getattr(image, name) for name in names}
     fields = {"icc": "icc-profile-data", "exif": "exif-data", "xmp": "xmp-data"}
     for name, field in fields.items():
         facts[name] = image.get(field) if image.get_typeof(field) else None
+    facts["pages"] = image.get("n-pages") if image.get_typeof("n-pages") else 1
     turned = image.get("orientation") if image.get_typeof("orientation") else 1
     return {**facts, "orientation": turned if 1 <= turned <= 8 else 1}
 
@@ -136,7 +159,7 @@ def encode(
         save, options = _encoder(kind, form, quality, height * width * bands * pixels.itemsize)
         getattr(image, save)(target, **options)
     except vips.Error as error:
-        raise ImageError(_first_line(error)) from error
+        raise ImageError(_last_line(error)) from error
     finally:
         release(buffer)
 
@@ -156,15 +179,17 @@ def _encoder(kind: str, form: str, quality: int | None, size: int) -> tuple[str,
         return "jpegsave_target", {"Q": quality, "subsample_mode": "off"}
     if kind == "WEBP":
         return "webpsave_target", {"Q": quality}
+    if kind != "AVIF":
+        raise ImageError(f"{kind} cannot be written in strips")
     bits = {"bitdepth": AVIF_BITS} if form == "ushort" else {}
     return "heifsave_target", {"Q": quality, "compression": "av1", "subsample_mode": "off", **bits}
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, fail_on: str = "error") -> Any:
     vips = _vips()
     # From a source: in a name libvips would read "[...]" as options.
     source = vips.Source.new_from_file(str(path))
-    return vips.Image.new_from_source(source, "", access="sequential", fail_on="error")
+    return vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
 
 
 def spread(pixels: NDArray[Any], bits: int) -> NDArray[np.uint16]:
@@ -193,7 +218,17 @@ def _narrowed(image: Any, bits: int) -> Any:
     return narrow.cast(image.format).copy(interpretation=image.interpretation)
 
 
-def _first_line(error: Exception) -> str:
-    """libvips' own words, without the name of the operation that failed."""
+def _why_not_read(error: Exception) -> str:
+    said = _last_line(error)
+    if "known format" in said:
+        return "it is not an image that can be read, or its header is damaged"
+    if "not configured" in said or "unsupported" in said.lower():
+        return f"it is of a kind that cannot be read ({said})"
+    return f"the file is damaged ({said})"
+
+
+def _last_line(error: Exception) -> str:
+    """libvips' own words. Warnings, also of files before this one, come before them."""
     lines = [line.strip() for line in str(getattr(error, "detail", error)).splitlines()]
-    return next((line for line in lines if line), type(error).__name__)
+    said = next((line for line in reversed(lines) if line), "libvips does not say why")
+    return said.removeprefix("VipsJpeg: ")

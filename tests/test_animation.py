@@ -157,3 +157,36 @@ def test_a_cut_animation_is_damaged(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"b{suffix}").write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match=f"cannot read .*b{suffix}: "):
         read_picture(tmp_path / f"b{suffix}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_times_that_a_format_cannot_say_become_the_nearest(tmp_path: Path, suffix: str) -> None:
+    pictures = tuple(Image(frame) for frame in frames())
+    times = (1, 1_000_001, 2**40)
+    write_animation(tmp_path / f"a{suffix}", Animation(pictures, times, loop=10**6))
+    animation = read_picture(tmp_path / f"a{suffix}")
+    assert isinstance(animation, Animation)
+    assert animation.loop == 0
+    assert (
+        animation.durations
+        == {
+            ".gif": (20, 655_350, 655_350),
+            ".png": (1, 1_000_000, 65_535_000),
+            ".webp": (1, 1_000_001, 2**24 - 1),
+            ".avif": (1, 1_000_001, 2**31 - 1),
+        }[suffix]
+    )
+
+
+def test_a_frame_that_reaches_over_the_edge_is_cut(tmp_path: Path) -> None:
+    data = bytearray(save(tmp_path / "a.gif").read_bytes())
+    frame = data.rindex(b",\0\0\0\0\x20\0\x18\0")  # An image descriptor: left, top, size.
+    data[frame + 1 : frame + 5] = b"\x05\0\x03\0"
+    (tmp_path / "b.gif").write_bytes(data)
+    animation = read_picture(tmp_path / "b.gif")
+    assert isinstance(animation, Animation)
+    assert [frame.size for frame in animation.frames] == [(24, 32)] * 3
+    whole = read_picture(tmp_path / "a.gif")
+    assert isinstance(whole, Animation)
+    moved, still = animation.frames[2].pixels, whole.frames[2].pixels
+    assert np.array_equal(moved[3:, 5:], still[:-3, :-5])

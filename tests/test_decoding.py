@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from sruplift import decoding
 from sruplift.decoding import picture_size
 from sruplift.errors import ImageError
-from sruplift.image import read_image
+from sruplift.reading import read_image
 
 
 def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:

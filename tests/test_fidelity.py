@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from sruplift import store
 from sruplift.animation import Animation, read_picture
 from sruplift.files import Skipped
-from sruplift.image import Image, read_image, write_image
+from sruplift.image import Image, write_image
+from sruplift.reading import read_image
 from sruplift.upscale import UpscaleResult, upscale_file
 from sruplift.upscaler import Upscaler
 from sruplift.words import iptc_segment

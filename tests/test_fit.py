@@ -82,3 +82,13 @@ def test_pixels_of_a_gif_are_seen_or_not(channels: int) -> None:
     assert np.array_equal(result.pixels, array[..., :-1])
     opaque = Image(photo(2, 2))
     assert opaque_or_clear(opaque) is opaque
+
+
+def test_a_profile_that_is_hollow_is_dropped_with_a_word() -> None:
+    """Its header says RGB; there is nothing behind it that could convert."""
+    profile = rgb_profile()
+    fit = fitted(Image(photo(6, 8), profile[:128] + bytes(len(profile) - 128)), "GIF")
+    assert np.array_equal(fit.array, photo(6, 8))
+    assert fit.icc_profile is None
+    (note,) = fit.notes
+    assert note == "GIF cannot hold the colour profile, nor can it be converted: it is dropped"

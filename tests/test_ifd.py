@@ -186,6 +186,16 @@ def test_damage_gives_less_or_an_error_of_one_kind(order: str) -> None:
     assert kept > 300
 
 
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize(("mark", "order"), [(b"II*\0", "<"), (b"MM\0*", ">")])
+def test_values_of_no_known_kind_are_left_out(mark: bytes, order: str, count: int) -> None:
+    entries = struct.pack(order + "HHII", 272, 99, count, 0) + struct.pack(
+        order + "HHIHH", 274, 3, 1, 6, 0
+    )
+    data = mark + struct.pack(order + "IH", 8, 2) + entries + bytes(4)
+    assert read_exif(data) == {274: short(6)}
+
+
 def test_folders_that_point_to_themselves_end() -> None:
     loop = struct.pack("<H", 1) + struct.pack("<HHII", EXIF, 4, 1, 8) + bytes(4)
     assert read_exif(b"II*\0\x08\0\0\0" + loop) == {EXIF: {EXIF: {}}}

@@ -19,7 +19,8 @@ from PIL import Image as Pillow
 from sruplift import image as image_module
 from sruplift import outfile
 from sruplift.errors import ImageError, UsageError
-from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, read_image, write_image
+from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, write_image
+from sruplift.reading import read_image
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'

@@ -15,6 +15,7 @@ from sruplift.metadata import (
     exif_resolution,
     exif_with_resolution,
     exif_without_orientation,
+    from_srgb,
     open_profile,
     portable_exif,
     resolution,
@@ -148,6 +149,14 @@ def test_a_profile_must_fit_the_pixels() -> None:
     assert open_profile(rgb_profile(), "CMYK") is None
     assert open_profile(b"not a profile", "RGB") is None
     assert open_profile(rgb_profile()[:200], "RGB") is None
+
+
+def test_of_a_profile_that_is_hollow_a_colour_stays_what_it_is() -> None:
+    profile = rgb_profile()
+    hollow = profile[:128] + bytes(len(profile) - 128)
+    assert open_profile(hollow, "RGB") is not None
+    assert from_srgb((1, 0.5, 0), hollow) == (1, 0.5, 0)
+    assert from_srgb((1, 0.5, 0), profile) != (1, 0.5, 0)
 
 
 def encoded(kind: str, array: np.ndarray) -> tuple[bytes, Pillow.Image]:

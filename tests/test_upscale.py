@@ -19,8 +19,9 @@ from torch import Tensor, nn
 import sruplift
 from sruplift.errors import ImageError, NumericalError, SrupliftError, UsageError
 from sruplift.files import Failure, Job, Skipped
-from sruplift.image import Image, read_image
+from sruplift.image import Image
 from sruplift.manifest import sha256_of
+from sruplift.reading import read_image
 from sruplift.upscale import UpscaleResult, upscale_file, upscale_files
 from sruplift.upscaler import Upscaler, upscale
 

@@ -12,7 +12,8 @@ from PIL import ImageOps
 
 from sruplift import store, vips
 from sruplift.errors import ImageError
-from sruplift.image import Image, read_image, write_image
+from sruplift.image import Image, write_image
+from sruplift.reading import read_image
 
 
 @pytest.fixture

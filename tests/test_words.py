@@ -13,7 +13,8 @@ from pictures import photo
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
-from sruplift.image import Image, read_image, write_image
+from sruplift.image import Image, write_image
+from sruplift.reading import read_image
 from sruplift.words import (
     add_texts,
     comment_of,

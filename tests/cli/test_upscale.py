@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from sruplift import outfile
 from sruplift import upscale as service
 from sruplift.cli.main import run as main
-from sruplift.image import read_image
+from sruplift.reading import read_image
 
 
 class Outcome(NamedTuple):

@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 import sruplift
 from sruplift.cli import upscale as cli
 from sruplift.cli.main import run as main
-from sruplift.image import read_image
+from sruplift.reading import read_image
 
 
 class Outcome(NamedTuple):
