@@ -12,14 +12,13 @@ from sruplift.errors import UsageError
 from sruplift.perceptual import PerceptualMetric
 from sruplift.published import Published
 from sruplift.scores import Scores, mean_scores
+from sruplift.tiling import check_tile
 
 if TYPE_CHECKING:
     from sruplift.weights import WeightsFile
 
 BICUBIC = "bicubic"
 BICUBIC_SCALES = (2, 3, 4)
-# LR pixels that a tile must not share, as for `sruplift upscale`.
-LEAST_OF_ITS_OWN = 8
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,7 @@ class EvalOptions:
             return
         if self.chop:
             raise UsageError("either in tiles or in quarters (chop), not both")
-        shared = 0 if self.overlap == "auto" else self.overlap
-        if shared < 0:
-            raise UsageError(f"overlap must be at least 0, not {shared}")
-        if self.tile_size != "auto" and self.tile_size - shared < LEAST_OF_ITS_OWN:
-            raise UsageError(
-                f"a tile of {self.tile_size} is too small for an overlap of {shared}: it needs"
-                f" {LEAST_OF_ITS_OWN} pixels of its own"
-            )
+        check_tile(self.tile_size, self.overlap)
 
     def _check_bicubic(self) -> None:
         if self.weights is not None:

@@ -33,13 +33,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sruplift.errors import NumericalError
+from sruplift.errors import NumericalError, UsageError
 
 # Width of a blend ramp, LR pixels; the rest of the overlap is halo. A wide ramp uses what lacks
 # context: with overlap 48, ramps of 0, 8, 16 and 24 err by 0.0002, 0.0004, 0.0035 and 0.035 of 255.
 RAMP = 8
 # LR pixels that neighbours share where nobody knows how far a network looks.
 DEFAULT_OVERLAP = 48
+
+# LR pixels that a tile must not share: with one each an image would be thousands of tiles.
+LEAST_OF_ITS_OWN = 8
 
 TileFunction = Callable[[Tensor, tuple[int, int]], Tensor]
 
@@ -109,6 +112,22 @@ class Band:
 
     top: int
     pixels: Tensor
+
+
+def check_tile(tile_size: int | str, overlap: int | str) -> None:
+    """Refuse a tile and an overlap, LR pixels or "auto", that cannot be meant.
+
+    Raises:
+        UsageError: a negative overlap, or one that leaves a tile next to nothing of its own.
+    """
+    shared = overlap if isinstance(overlap, int) else 0
+    if shared < 0:
+        raise UsageError(f"overlap must be at least 0, not {shared}")
+    if isinstance(tile_size, int) and tile_size - shared < LEAST_OF_ITS_OWN:
+        raise UsageError(
+            f"a tile of {tile_size} is too small for an overlap of {shared}: it needs"
+            f" {LEAST_OF_ITS_OWN} pixels of its own"
+        )
 
 
 def plan_tiles(

@@ -47,13 +47,11 @@ from sruplift.strips import (
     stored,
     unit_range,
 )
-from sruplift.tiling import Band, Rows
+from sruplift.tiling import Band, Rows, check_tile
 from sruplift.weights import find_weights, identify, load_model
 
 Picture = TypeVar("Picture", Pillow.Image, np.ndarray, Tensor)
 ALPHA_MODES = ("bleed", "net", "drop")
-# LR pixels that a tile must not share: with one each an image would be thousands of tiles.
-LEAST_OF_ITS_OWN = 8
 
 
 @dataclass(frozen=True)
@@ -99,15 +97,7 @@ class UpscaleOptions:
             raise UsageError(unknown_name("precision", self.precision, PRECISIONS))
         if self.alpha not in ALPHA_MODES:
             raise UsageError(unknown_name("alpha mode", self.alpha, ALPHA_MODES))
-        if self.overlap != "auto" and self.overlap < 0:
-            raise UsageError(f"overlap must be at least 0, not {self.overlap}")
-        if self.tile_size != "auto":
-            shared = 0 if self.overlap == "auto" else self.overlap
-            if self.tile_size - shared < LEAST_OF_ITS_OWN:
-                raise UsageError(
-                    f"a tile of {self.tile_size} is too small for an overlap of {shared}: it needs"
-                    f" {LEAST_OF_ITS_OWN} pixels of its own"
-                )
+        check_tile(self.tile_size, self.overlap)
         if self.max_pixels < 1:
             raise UsageError(f"max-pixels must be at least 1, not {self.max_pixels}")
         if self.quality is not None and not 1 <= self.quality <= 100:

@@ -12,7 +12,6 @@ import typer
 from sruplift.cli import options
 from sruplift.cli.outputs import check_files, print_tables, write_text
 from sruplift.cli.tables import report_table
-from sruplift.errors import UsageError
 
 if TYPE_CHECKING:
     from sruplift.htmlreport import Gallery
@@ -116,8 +115,8 @@ def command(
     if plot is not None:
         _check_plot(plot)
     chosen = {
-        "tile_size": None if tile is None else _auto_or_number(tile, "--tile"),
-        "overlap": _auto_or_number(overlap, "--overlap"),
+        "tile_size": None if tile is None else options.auto_or_number(tile, "--tile"),
+        "overlap": options.auto_or_number(overlap, "--overlap"),
         "device": device,
         "precision": precision,
         "self_ensemble": self_ensemble,
@@ -144,15 +143,6 @@ def command(
     _write_files(reports, files, gallery, ci=ci)
     if plot is not None:
         _draw(reports, plot)
-
-
-def _auto_or_number(text: str, option: str) -> str | int:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
 def _check_plot(path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sruplift.errors import UsageError
+
 Model = Annotated[
     str, typer.Option("--model", "-m", help="The network; `sruplift models` lists them.")
 ]
@@ -137,3 +139,17 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Only tell what would be done, how long and how much memory."),
 ]
+
+
+def auto_or_number(text: str, option: str) -> str | int:
+    """The value of an option that is "auto" or a number of pixels.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None

@@ -99,8 +99,8 @@ def command(
         "model": model,
         **dataclasses.asdict(target),
         "weights": weights,
-        "tile_size": _auto_or_number(tile, "--tile"),
-        "overlap": _auto_or_number(overlap, "--overlap"),
+        "tile_size": options.auto_or_number(tile, "--tile"),
+        "overlap": options.auto_or_number(overlap, "--overlap"),
         "device": device,
         "precision": precision,
         "overwrite": overwrite,
@@ -122,15 +122,6 @@ def command(
             well = _pipe(batch, chosen, console) if batch.piped else _batch(batch, chosen, console)
     if not well:
         raise typer.Exit(1)
-
-
-def _auto_or_number(text: str, option: str) -> str | int:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option} is 'auto' or a number of pixels, not {text!r}") from None
 
 
 @contextlib.contextmanager
