@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,24 +249,24 @@ def _enlarge_frames(
         results.append(result)
         oddities += said
     if upscaler.options.provenance:
-        facts = provenance(upscaler)
+        facts = provenance(upscaler, upscaler.route(*frames[0].size).scales)
         results[0] = dataclasses.replace(results[0], xmp=with_provenance(results[0].xmp, facts))
     if isinstance(loaded.picture, Animation):
         return dataclasses.replace(loaded.picture, frames=tuple(results)), oddities
     return results[0], oddities
 
 
-def provenance(upscaler: Upscaler) -> dict[str, str]:
-    """What a file says of how it was made: version, network, size asked for, weights' sha256."""
-    options = upscaler.options
-    facts = {
-        "version": __version__,
-        "model": options.model,
-        "size": options.target().label,
-        "weights": " ".join(
-            f"x{scale}:{sha256}" for scale, sha256 in sorted(upscaler.weights_sha256.items())
-        ),
-    }
+def provenance(upscaler: Upscaler, scales: Collection[int]) -> dict[str, str]:
+    """What a file says of how it was made: version, size asked for, network, weights' sha256.
+
+    ``scales`` are those that were run for it: an upscaler may hold others, for other files.
+    """
+    options, known = upscaler.options, upscaler.weights_sha256
+    facts = {"version": __version__, "size": options.target().label}
+    if not scales:
+        return facts  # Only made smaller: no network has seen it.
+    used = (f"x{scale}:{known[scale]}" for scale in sorted(set(scales)) if scale in known)
+    facts |= {"model": options.model, "weights": " ".join(used)}
     if options.self_ensemble:
         facts["selfEnsemble"] = "8"
     return facts

@@ -449,6 +449,23 @@ def test_a_file_says_how_it_was_made(tmp_path: Path, suffix: str) -> None:
     assert read_image(tmp_path / f"without{suffix}").xmp is None
 
 
+def test_a_file_names_the_weights_that_were_run_for_it_and_no_others(tmp_path: Path) -> None:
+    """Whatever else a batch loaded: else a resumed batch would write other bytes."""
+    upscaler = Upscaler("pan", width=40, device="cpu")
+    found = {}
+    for width in (20, 10, 80):
+        source = save(tmp_path / f"{width}.png", photo(width // 2, width))
+        upscale_file(source, tmp_path / f"x{width}.png", upscaler)
+        xmp = read_image(tmp_path / f"x{width}.png").xmp
+        assert xmp is not None
+        found[width] = xmp
+    sha256 = {scale: upscaler.weights_sha256[scale].encode() for scale in (2, 4)}
+    assert [sha256[2] in found[20], sha256[4] in found[20]] == [True, False]
+    assert [sha256[2] in found[10], sha256[4] in found[10]] == [False, True]
+    assert not any(each in found[80] for each in sha256.values())
+    assert b"sruplift:model" not in found[80]
+
+
 def test_an_animation_is_enlarged_frame_by_frame(tmp_path: Path) -> None:
     pictures = [Pillow.fromarray(photo(8, 10)).rotate(90 * turn) for turn in range(3)]
     source = tmp_path / "a.webp"
