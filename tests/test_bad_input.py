@@ -279,7 +279,10 @@ def test_a_jpeg_that_was_cut_and_closed_is_refused(
     for cut in np.linspace(start, len(data) - 60, 12).astype(int):
         if options.get("progressive") and data[cut - 1] == 0xFF:
             continue
-        refused(put(tmp_path, data[:cut] + b"\xff\xd9", "a.jpg"), "the file is damaged .*(premature end|truncated)")
+        refused(
+            put(tmp_path, data[:cut] + b"\xff\xd9", "a.jpg"),
+            "the file is damaged .*(premature end|truncated)",
+        )
 
 
 @pytest.mark.usefixtures("decoder")
@@ -308,7 +311,10 @@ def test_libvips_gives_its_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = jpeg()
     start = data.index(b"\xff\xc4")
     skipped = data[:start] + bytes(20) + data[start:]
-    refused(put(tmp_path, skipped[: start + 20], "a.jpg"), "the file is damaged .*(premature end|truncated)|missing")
+    refused(
+        put(tmp_path, skipped[: start + 20], "a.jpg"),
+        "the file is damaged .*(premature end|truncated)|missing",
+    )
     bad = skipped[: start + 24] + b"\xff" + skipped[start + 25 :]
     refused(put(tmp_path, bad, "b.jpg"), r"damaged \((?!Corrupt)")
 
