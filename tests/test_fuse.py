@@ -20,6 +20,7 @@ from sruplift.engine import Engine
 from sruplift.fuse import fused, rewrites
 from sruplift.importer import read_tensors, recognise
 from sruplift.models import MODELS, create_model
+from sruplift.models.hpinet import scaled_dot_product
 from sruplift.models.layers import Frame, SuperResolver, conv
 from sruplift.resize import bicubic
 from sruplift.weights import load_model
@@ -142,27 +143,37 @@ def test_there_is_less_to_compute(name: str, scale: int, share: float) -> None:
     assert after < before * share
 
 
-class Calls(TorchDispatchMode):
-    """Counts the operations that run, by name."""
+class Weights(TorchDispatchMode):
+    """Notes how many weights of attention are made at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.counts: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if "softmax" in func.name():
+            self.counts.append(made.numel())
+        return made
 
 
-def test_hpinet_never_holds_the_weights_of_its_attention() -> None:
-    net = make("hpinet-s", 2)
-    image = photo_like(30, 30)[None]
-    counts = []
-    for model in (net, fused(net)):
-        with Calls() as calls:
-            model(image)
-        counts.append([sum(part in name for name in calls.names) for part in ("softmax", "flash")])
-    assert counts == [[24, 0], [0, 24]]
+def test_hpinet_holds_the_weights_of_a_few_patches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = fused(make("hpinet-s", 2))
+    image = photo_like(60, 60)[None]
+    whole = net(image)
+    for pairs in (500_000, 1):
+        monkeypatch.setattr("sruplift.models.hpinet.CACHED_WEIGHTS", pairs)
+        with Weights() as weights:
+            torch.testing.assert_close(net(image), whole, rtol=0, atol=1e-6)
+        assert max(weights.counts) <= max(pairs, 24**4)
+
+
+def test_hpinet_attends_as_pytorch_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 2, 5, 144, 32, generator=generator)
+    value = torch.randn(2, 5, 144, 56, generator=generator)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.2)
+    torch.testing.assert_close(scaled_dot_product(query, key, value, 0.2), expected)
 
 
 @pytest.mark.parametrize(("name", "scale"), [*ONE_OF_EACH, ("hpinet-s", 2)])

@@ -1,8 +1,4 @@
-"""HPINet for inference: attention without the matrix of weights, and one projection into it.
-
-Queries and keys have fewer features than values. PyTorch's attention that never holds the weights
-(FlashAttention) wants as many: rows of zeros in their projections change no product.
-"""
+"""HPINet for inference: one projection into an attention, its last maps in sub-pixel blocks."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from sruplift.models.hpinet import (
     PixelIntegration,
     divide,
     put_together,
+    scaled_dot_product,
 )
 from sruplift.models.layers import Frame, SuperResolver, bilinear, stage_factors
 
@@ -39,7 +36,7 @@ class FusedAttention(nn.Module):
         self.norm = attention.norm
         query, key, value = attention.query.weight, attention.key.weight, attention.value.weight
         self.scale = query.shape[0] ** -0.5
-        query, key = (F.pad(w, (0, 0, 0, len(value) - len(w))) for w in (query, key))
+        self.widths = [len(query), len(key), len(value)]
         self.query = _make_linear(query, None) if across else None
         self.project = _make_linear(
             torch.cat([key, value] if across else [query, key, value]), None
@@ -48,11 +45,11 @@ class FusedAttention(nn.Module):
     def forward(self, tokens: Tensor, others: Tensor | None) -> Tensor:
         own = self.norm(tokens)
         if self.query is None:
-            query, key, value = self.project(own).chunk(3, dim=-1)
+            query, key, value = self.project(own).split(self.widths, dim=-1)
         else:
             query = self.query(own)
-            key, value = self.project(others).chunk(2, dim=-1)
-        return F.scaled_dot_product_attention(query, key, value, scale=self.scale).add_(tokens)
+            key, value = self.project(others).split(self.widths[1:], dim=-1)
+        return scaled_dot_product(query, key, value, self.scale).add_(tokens)
 
 
 class FusedPixelIntegration(nn.Module):

@@ -26,6 +26,8 @@ from sruplift.models.layers import Frame, InputNeeds, SuperResolver, bilinear, c
 NEGATIVE_SLOPE = 0.1
 PATCH_OVERLAP = 2
 SELF_PENALTY = 100
+# Of so many pairs of pixels the attention's weights stay in a core's cache.
+CACHED_WEIGHTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Attention(nn.Module):
         own = self.norm(tokens)
         source = own if others is None else others
         query, key, value = self.query(own), self.key(source), self.value(source)
-        return tokens + F.scaled_dot_product_attention(query, key, value)
+        return tokens + scaled_dot_product(query, key, value, query.shape[-1] ** -0.5)
 
 
 class FeedForward(nn.Module):
@@ -200,6 +202,20 @@ class HPINet(SuperResolver):
         for widen, factor in zip(self.upsample, stage_factors(self.scale), strict=True):
             x = F.leaky_relu(F.pixel_shuffle(widen(x), factor), NEGATIVE_SLOPE)
         return bilinear(lr, self.scale) + self.last(x)
+
+
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """``softmax(query key^T * scale) value`` for each of (B, patches, pixels, features).
+
+    On CPUs a few patches at once, so that their weights stay in the cache: PyTorch's attention
+    takes 2.5 times as long in bf16, 1.1 times in fp32 (patches of 12 to 24 pixels, one core).
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    patches = max(CACHED_WEIGHTS // (query.shape[-2] * key.shape[-2]), 1)
+    factors = (torch.split(x.flatten(0, 1), patches) for x in (query * scale, key, value))
+    parts = [(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*factors, strict=True)]
+    return torch.cat(parts).view_as(value)
 
 
 def divide(x: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
