@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,40 @@ def resident_memory() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return 0
+
+
+class PeakMemory:
+    """The most memory that was used on ``device`` since it was made, in bytes beyond what was then.
+
+    On CPUs of the whole process, where the system tells (Linux).
+    """
+
+    def __init__(self, device: torch.device, status: Path = Path("/proc/self/status")) -> None:
+        self.device, self.status = device, status
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+            return
+        with contextlib.suppress(OSError):
+            # Linux sets the peak to what is used now.
+            status.with_name("clear_refs").write_text("5")
+        self.before = self._of_process("VmRSS") or 0
+
+    def read(self) -> int | None:
+        """Bytes; None where nobody knows."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        peak = self._of_process("VmHWM")
+        return None if peak is None or not self.before else max(peak - self.before, 0)
+
+    def _of_process(self, name: str) -> int | None:
+        try:
+            for line in self.status.read_text().splitlines():
+                if line.startswith(f"{name}:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return None
 
 
 def _machine_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:

@@ -23,6 +23,10 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Compile = Annotated[
+    str,
+    typer.Option("--compile", help="PyTorch's compiler: auto (long jobs on a GPU), on or off."),
+]
 SelfEnsemble = Annotated[
     bool,
     typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, 8 times slower."),
