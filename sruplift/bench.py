@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sruplift.complexity import count_mult_adds
 from sruplift.engine import DTYPES, Engine, is_out_of_memory, largest_tile
 from sruplift.errors import UsageError
 from sruplift.memory import PeakMemory
 from sruplift.models import count_parameters, create_model
-from sruplift.models.layers import SuperResolver
 from sruplift.tuning import keep_tile, processor_name
 
 # Edge of the matrices whose product is timed: 17 or 1,100 GFLOP.
@@ -112,11 +111,9 @@ def bench(options: BenchOptions) -> BenchResult:
         UsageError: an unknown network, scale, device or precision, or one that is not here.
         SrupliftError: the size does not fit the device's memory; it cannot be compiled.
     """
-    model = _network(options.model, options.scale)
     height, width = options.size
-    parameters = count_parameters(model)
-    mult_adds = _published_work(options)
-    engine = _engine(options, model)
+    engine = _engine(options)
+    parameters, mult_adds = _published(options)
     lr = _picture(engine, height, width)
     runs, matrices = Stopwatch(engine.device), Stopwatch(engine.device)
     product = _product(engine)
@@ -167,7 +164,7 @@ def time_tiles(options: BenchOptions, edges: Sequence[int] = TILES) -> Iterator[
     Raises:
         UsageError: as for ``bench``.
     """
-    engine = _engine(options, _network(options.model, options.scale))
+    engine = _engine(options)
     overlap = engine.default_overlap()
     fitting = largest_tile(
         engine.device, engine.precision, engine.scale, engine.needs.memory, max(edges) ** 2
@@ -191,7 +188,7 @@ def keep_fastest(options: BenchOptions, times: Sequence[TileTime]) -> tuple[Tile
     if not times:
         raise UsageError("no tile fits the memory")
     best = min(times, key=lambda tile: tile.seconds_per_pixel)
-    engine = _engine(options, _network(options.model, options.scale))
+    engine = _engine(options)
     return best, keep_tile(engine.tuning_key, best.edge**2)
 
 
@@ -233,30 +230,27 @@ def _seconds_of_tile(engine: Engine, edge: int, runs: int) -> float:
     return statistics.median(watch.seconds) / calls
 
 
-def _network(name: str, scale: int) -> SuperResolver:
+def _engine(options: BenchOptions) -> Engine:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            return create_model(name, scale).eval()
+            model = create_model(options.model, options.scale)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        return Engine(
+            model,
+            options.scale,
+            options.device,
+            options.precision,
+            compile_mode=options.compile_mode,
+        )
 
 
-def _engine(options: BenchOptions, model: nn.Module) -> Engine:
-    return Engine(
-        model,
-        options.scale,
-        options.device,
-        options.precision,
-        compile_mode=options.compile_mode,
-    )
-
-
-def _published_work(options: BenchOptions) -> int:
-    """The network's Mult-Adds for the input, pooling over all of it, as its paper counts."""
+def _published(options: BenchOptions) -> tuple[int, int]:
+    """The network's parameters, and its Mult-Adds for the input as its paper counts them."""
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         network = create_model(options.model, options.scale).eval()
-    return count_mult_adds(network, *options.size).total
+    return count_parameters(network), count_mult_adds(network, *options.size).total
 
 
 def _picture(engine: Engine, height: int, width: int) -> Tensor:
