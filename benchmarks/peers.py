@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,21 @@ def eager(job: Job, layout: torch.memory_format, *, half: bool) -> Prepared:
     return Prepared(call)
 
 
+def without_torchvision() -> None:
+    """super-image's data sets import torchvision, whose wheel does not load beside a CPU PyTorch.
+
+    Its networks do not use it.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in ("torchvision", "torchvision.transforms"):
+            sys.modules[name] = types.ModuleType(name)
+        sys.modules["torchvision.transforms"].transforms = None
+
+
 def super_image(job: Job) -> Prepared:
+    without_torchvision()
     from super_image import A2nConfig, A2nModel, PanConfig, PanModel
 
     theirs_of = {"pan": (PanModel, PanConfig), "a2n": (A2nModel, A2nConfig)}

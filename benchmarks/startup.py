@@ -1,6 +1,6 @@
 """What the command costs before any work: `--help`, and a picture of 64x64 pixels.
 
-Times processes by turns: an empty Python, `sruplift --help`, `import torch`, and `sruplift upscale` of
+Times processes by turns: an empty Python, `sruplift --help`, `import torch`, `sruplift upscale` of
 64x64 pixels. Prints medians, and what the upscale takes beyond `import torch` in the same round.
 
     python benchmarks/startup.py [--rounds 9]

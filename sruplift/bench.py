@@ -24,7 +24,7 @@ from sruplift.models import count_parameters, create_model
 from sruplift.tuning import keep_tile, processor_name
 
 # Edge of the matrices whose product is timed: 17 or 1,100 GFLOP.
-MATRIX = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+MATRIX = {"cpu": 2048, "cuda": 8192, "xpu": 8192, "mps": 4096}
 TILES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # A tile is timed on at least so many pixels at a time, in as many calls as that takes.
 PIXELS = 2**16
@@ -209,10 +209,8 @@ class Stopwatch:
             self.seconds.append(time.perf_counter() - began)
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).synchronize()
 
 
 def _seconds_of_tile(engine: Engine, edge: int, runs: int) -> float:

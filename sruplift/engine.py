@@ -33,10 +33,11 @@ from sruplift.tuning import tuned_tile, tuning_key
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
+DEVICES = ("cpu", "cuda", "cuda:N", "xpu", "mps")
 # A tile no larger than this many LR pixels. On CPUs larger tiles are slower: their feature maps
 # are given back to the system and cleared again for every layer (PAN x4, fp32, one core: 3.9 s
 # for 262,144 pixels in tiles of 128 to 256, 6.0 s in one of 512). GPUs only tire of overlaps.
-LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "mps": 512**2}
+LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "xpu": 2048**2, "mps": 512**2}
 SMALLEST_TILE = 32
 # Below half a level of 8 bits everything is black.
 BLACK = 0.5 / 255
@@ -64,8 +65,8 @@ class Engine:
         model: (B, 3, h, w) -> (B, 3, h * scale, w * scale); moved to the device, in place. Its
             ``needs`` (``InputNeeds``), if it has them, say what a tile must respect.
         scale: how many times larger its output is.
-        device: "auto" (CUDA, else MPS, else CPU) or a PyTorch device name.
-        precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes it, else fp32), "fp32",
+        device: "auto" (CUDA, else XPU, MPS, CPU) or a PyTorch device name.
+        precision: "auto" (fp16 on CUDA and XPU, bf16 on a CPU that computes it, else fp32), "fp32",
             "bf16" or "fp16". Half precision covers convolutions; the network's skip connection
             and its output stay float32.
         self_ensemble: whether to take the mean over the eight flips and rotations of a tile.
@@ -228,8 +229,8 @@ class Engine:
 
     def _smaller(self, shape: tuple[int, int], overlap: int) -> tuple[int, int]:
         """``shape`` with its longer side halved; later images begin with no more pixels."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type in ("cuda", "xpu"):
+            torch.get_device_module(self.device).empty_cache()
         height, width = shape
         half = max(max(shape) // 2, SMALLEST_TILE, overlap + overlap // 2 + 1)
         if half >= max(shape):
@@ -287,29 +288,32 @@ class Engine:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``name`` means: "auto" is CUDA where there is one, else MPS, else the CPU.
+    """The device that ``name`` means: "auto" is CUDA where there is one, else XPU, MPS, the CPU.
 
     Raises:
         UsageError: not a device, or one that this machine or this PyTorch does not have.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(filter(_is_present, ("cuda", "xpu", "mps")), "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in LARGEST_TILE:
-        raise UsageError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+        raise UsageError(unknown_name("device", name, ("auto", *DEVICES)))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r} is not available: PyTorch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if device.type in ("mps", "xpu") and not _is_present(device.type):
         raise UsageError(f"device {name!r} is not available on this machine")
     return torch.device("cpu") if device.type == "cpu" else device
+
+
+def _is_present(device_type: str) -> bool:
+    backend = torch.backends.mps if device_type == "mps" else torch.get_device_module(device_type)
+    return bool(backend.is_available())
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -324,7 +328,7 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
     if name != "auto":
         return name
-    if device.type == "cuda":
+    if device.type in ("cuda", "xpu"):
         # Three bits more than bf16, which pictures need; what overflows runs again in fp32.
         return "fp16"
     return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"

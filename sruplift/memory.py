@@ -15,10 +15,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on ``device`` now, other programs left in peace."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+    if device.type in ("cuda", "xpu"):
+        module = torch.get_device_module(device)
+        free, _ = module.mem_get_info(device)
         # What PyTorch holds but does not use is free for us too.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + module.memory_reserved(device) - module.memory_allocated(device))
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     limits = [_machine_memory(), _control_group_memory()]
@@ -42,9 +43,10 @@ class PeakMemory:
 
     def __init__(self, device: torch.device, status: Path = Path("/proc/self/status")) -> None:
         self.device, self.status = device, status
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
+        self.module = torch.get_device_module(device) if device.type in ("cuda", "xpu") else None
+        if self.module is not None:
+            self.module.reset_peak_memory_stats(device)
+            self.before = int(self.module.memory_allocated(device))
             return
         with contextlib.suppress(OSError):
             # Linux sets the peak to what is used now.
@@ -53,8 +55,8 @@ class PeakMemory:
 
     def read(self) -> int | None:
         """Bytes; None where nobody knows."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
+        if self.module is not None:
+            return int(self.module.max_memory_allocated(self.device)) - self.before
         peak = self._of_process("VmHWM")
         return None if peak is None or not self.before else max(peak - self.before, 0)
 

@@ -23,8 +23,8 @@ FILE_NAME = "tiles.json"
 
 def processor_name(device: torch.device) -> str:
     """What computes on ``device``, as its maker calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
