@@ -23,7 +23,16 @@ ATOMIC = frozenset(
     ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory")
 )
 # What stores tell of a version of a file, the surest first.
-_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "updated",
+    "created",
+)
 Info = Mapping[str, Any]
 T = TypeVar("T")
 
