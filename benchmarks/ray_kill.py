@@ -6,6 +6,7 @@ until it ends by itself. Compares the outputs byte by byte and counts the lines 
 only processes below those that it started.
 
     python benchmarks/ray_kill.py [--images 500] [--broken 10] [--every 6] [--job-after 60]
+        [--self-ensemble]
 """
 
 from __future__ import annotations
@@ -84,12 +85,14 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=6, help="seconds between kills, on average")
     parser.add_argument("--job-after", type=float, default=60, help="kill the job after seconds")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--self-ensemble", action="store_true", help="eight times the work")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "in", options.images, options.broken)
         sruplift = [sys.executable, "-m", "sruplift"]
         what = ["--scale", "2", "--device", "cpu"]
+        what += ["--self-ensemble"] * options.self_ensemble
         plain = [
             *sruplift,
             "upscale",

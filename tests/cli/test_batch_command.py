@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,14 @@ from sruplift.cli.main import run as main
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sruplift.__file__).parent.parent)}
 BROKEN = "bad.png"
+
+
+@pytest.fixture
+def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where a killed job leaves its Ray's folder: the path of a socket in it has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="sr", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setitem(ENVIRONMENT, "TMPDIR", folder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
+@pytest.mark.usefixtures("short_folder")
 def test_killed_and_run_again(tmp_path: Path, weights: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'sruplift[ray]'")
     make_images(tmp_path / "in", 9)
