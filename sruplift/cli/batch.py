@@ -75,7 +75,7 @@ def command(
 
     from sruplift.cluster.job import Pool, import_ray
 
-    import_ray()  # What is missing is said before anything else.
+    import_ray(alone=address is None)  # What is missing is said before anything else.
 
     from sruplift.cluster.planning import ClusterOptions
     from sruplift.upscaler import UpscaleOptions

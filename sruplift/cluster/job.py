@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 
 from sruplift.batch import pixel_parameters
 from sruplift.cluster.parts import Part, part_name, tidy
-from sruplift.cluster.places import find_place
+from sruplift.cluster.places import find_place, said
 from sruplift.cluster.planning import ClusterOptions, Partition, Plan, make_plan
 from sruplift.cluster.work import Outcome, do_partition
 from sruplift.engine import choose_device
@@ -39,6 +40,7 @@ PATIENCE = 10
 # Bytes of the local Ray's object store: images never go through it.
 STORE = 100 * 2**20
 _SILENT = {"log_to_driver": False, "logging_level": "critical"}
+_AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 # Workers, cores and GPUs of each, and where copies may lie.
 _Shape = tuple[int, int, int, Path | None]
 # Must be set before ray is imported.
@@ -107,7 +109,7 @@ def run_job(options: ClusterOptions, pool: Pool) -> Iterator[tuple[Plan, Totals]
         SrupliftError: a worker cannot begin, a store does not answer.
         ReportError: the report cannot be read or written.
     """
-    import_ray()  # Before anything else is done.
+    import_ray(alone=pool.address is None)  # Before anything else is done.
     parameters = pixel_parameters(options.upscale)
     workers = pool.workers or SOME
     if pool.address is None:
@@ -127,14 +129,19 @@ def run_job(options: ClusterOptions, pool: Pool) -> Iterator[tuple[Plan, Totals]
         tidy(target, target.files(), plan.run)
 
 
-def import_ray() -> Any:
+def import_ray(*, alone: bool) -> Any:
     """The module ``ray``, which is an extra; it is told to be quiet and to report to nobody.
+
+    ``alone``: it will be started on this machine, not joined.
 
     Raises:
         UsageError: it is not installed.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    # Nobody else may give our Ray work. Without a token Ray would leave one in the home folder.
+    if alone and not _AUTHENTICATION & set(os.environ):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
@@ -154,7 +161,7 @@ def run_on_ray(
         UsageError: there is no Ray cluster at the address.
         SrupliftError: a worker cannot begin or write the report.
     """
-    ray = import_ray()
+    ray = import_ray(alone=pool.address is None)
     with _session(ray, pool, options.upscale.device) as (workers, cores, gpus, scratch):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -231,7 +238,7 @@ def _session(ray: Any, pool: Pool, device: str) -> Iterator[_Shape]:
                     each = _start(ray, pool, device, folder)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "start" if pool.address is None else f"be joined at {pool.address}"
-            raise UsageError(f"Ray cannot {where}: {' '.join(str(error).split())}") from error
+            raise UsageError(f"Ray cannot {where}: {said(error).split('. ')[0]}") from error
         try:
             yield each
         finally:
