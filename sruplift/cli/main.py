@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sruplift import __version__
-from sruplift.cli import bench, compare, evaluate, explain, models, train, upscale, weights
+from sruplift.cli import batch, bench, compare, evaluate, explain, models, train, upscale, weights
 from sruplift.errors import SrupliftError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("upscale")(upscale.command)
+app.command("batch")(batch.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("explain")(explain.command)
