@@ -31,8 +31,8 @@ _FUSED: dict[type[nn.Module], Callable[..., SuperResolver]] = {
 
 
 # ``InputNeeds.memory`` of what comes out, by scale: its maps at high resolution exist in strips,
-# and HPINet's weights of attention for some patches at a time. Measured as the engine's constants are,
-# at 256x256 LR pixels (HPINet: 320x320), all variants, fp32 and bf16; the largest, rounded up.
+# and HPINet's weights of attention for some patches at a time. Measured as the engine's constants
+# are, at 256x256 LR pixels (HPINet: 320x320), all variants, fp32 and bf16; the largest, rounded up.
 _MEMORY: dict[type[nn.Module], dict[int, float]] = {
     PAN: {2: 0.65, 3: 0.65, 4: 0.36},
     A2N: {2: 0.9, 3: 0.65, 4: 0.33},
