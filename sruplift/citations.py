@@ -1,4 +1,4 @@
-"""The papers of the networks, to be cited: authors, venue, year, arXiv number."""
+"""The papers of networks and methods, to be cited: authors, venue, year, arXiv number."""
 
 from __future__ import annotations
 
@@ -82,6 +82,16 @@ CITATIONS = {
         "AAAI Conference on Artificial Intelligence",
     ),
 }
+
+# Of ``sruplift explain``.
+LOCAL_ATTRIBUTION_MAPS = Citation(
+    "gu2021lam",
+    "Interpreting Super-Resolution Networks with Local Attribution Maps",
+    ("Jinjin Gu", "Chao Dong"),
+    2021,
+    "2011.11036",
+    "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+)
 
 
 def paper_name(model: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sruplift.compilation import Compilation
 from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
 from sruplift.fuse import fused
@@ -26,13 +29,15 @@ from sruplift.tiling import (
     plan_tiles,
     run_tiled,
 )
+from sruplift.tuning import tuned_tile, tuning_key
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
+DEVICES = ("cpu", "cuda", "cuda:N", "xpu", "mps")
 # A tile no larger than this many LR pixels. On CPUs larger tiles are slower: their feature maps
 # are given back to the system and cleared again for every layer (PAN x4, fp32, one core: 3.9 s
 # for 262,144 pixels in tiles of 128 to 256, 6.0 s in one of 512). GPUs only tire of overlaps.
-LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "mps": 512**2}
+LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "xpu": 2048**2, "mps": 512**2}
 SMALLEST_TILE = 32
 # Below half a level of 8 bits everything is black.
 BLACK = 0.5 / 255
@@ -60,8 +65,8 @@ class Engine:
         model: (B, 3, h, w) -> (B, 3, h * scale, w * scale); moved to the device, in place. Its
             ``needs`` (``InputNeeds``), if it has them, say what a tile must respect.
         scale: how many times larger its output is.
-        device: "auto" (CUDA, else MPS, else CPU) or a PyTorch device name.
-        precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes it, else fp32), "fp32",
+        device: "auto" (CUDA, else XPU, MPS, CPU) or a PyTorch device name.
+        precision: "auto" (fp16 on CUDA and XPU, bf16 on a CPU that computes it, else fp32), "fp32",
             "bf16" or "fp16". Half precision covers convolutions; the network's skip connection
             and its output stay float32.
         self_ensemble: whether to take the mean over the eight flips and rotations of a tile.
@@ -69,9 +74,11 @@ class Engine:
             ``needs`` say, so that tiles agree.
         fuse: whether to run a network of ours as ``fused`` rewrites it, a copy, on CPUs (where it
             was measured).
+        compile_mode: "on", "off" or "auto", as in ``Compilation``.
 
     Raises:
-        UsageError: an unknown or unavailable device or precision.
+        UsageError: an unknown or unavailable device or precision, or a network that is not
+            compiled.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Engine:
         self_ensemble: bool = False,
         local: bool = True,
         fuse: bool = True,
+        compile_mode: str = "off",
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -99,6 +107,7 @@ class Engine:
             model = SelfEnsemble(model)
         model = model.eval().to(self.device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = Compilation(self.model, compile_mode, self.device, framed=self.needs.frame)
         self._key = (str(self.device), type(model).__name__, scale, self.precision)
 
     def run(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
@@ -206,7 +215,7 @@ class Engine:
     def choose_tile(self, height: int, width: int, overlap: int) -> tuple[int, int]:
         """The (height, width) of tiles for an image: all of it where it fits, else even parts."""
         pixels = _WORKED.get(self._key) or largest_tile(
-            self.device, self.precision, self.scale, self.needs.memory
+            self.device, self.precision, self.scale, self.needs.memory, self.tuned_tile
         )
         longest = self.needs.largest_tile or max(height, width)
         highest = max(STRIP_BYTES // (12 * width * self.scale**2), overlap) + overlap
@@ -220,8 +229,8 @@ class Engine:
 
     def _smaller(self, shape: tuple[int, int], overlap: int) -> tuple[int, int]:
         """``shape`` with its longer side halved; later images begin with no more pixels."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type in ("cuda", "xpu"):
+            torch.get_device_module(self.device).empty_cache()
         height, width = shape
         half = max(max(shape) // 2, SMALLEST_TILE, overlap + overlap // 2 + 1)
         if half >= max(shape):
@@ -232,7 +241,42 @@ class Engine:
         _WORKED[self._key] = smaller[0] * smaller[1]
         return smaller
 
+    @functools.cached_property
+    def tuning_key(self) -> str:
+        """What a measured tile is kept under."""
+        return tuning_key(self.device, type(self.model).__name__, self.scale, self.precision)
+
+    @functools.cached_property
+    def tuned_tile(self) -> int | None:
+        """LR pixels of the tile that ``sruplift bench --tiles`` found to be the fastest here."""
+        return tuned_tile(self.tuning_key)
+
     def _forward(self, lr: Tensor, frame: Frame | None, precision: str) -> Tensor:
+        started = time.perf_counter()
+        x = lr.to(self.device).contiguous(memory_format=torch.channels_last)
+        sr = self.compute(x, frame, precision).cpu()
+        self._network.ran(time.perf_counter() - started)
+        return sr
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network has been compiled."""
+        return self._network.compiled is not None
+
+    def compute(
+        self, x: Tensor, frame: Frame | None = None, precision: str | None = None
+    ) -> Tensor:
+        """The network on its device, without what surrounds it: for measurements.
+
+        Args:
+            x: (B, 3, h, w) float32 on the device, channels last.
+            frame: as in ``run``.
+            precision: "fp32", "bf16" or "fp16"; None is the engine's.
+
+        Returns:
+            (B, 3, h * scale, w * scale) float32 on the device, not clamped.
+        """
+        precision = precision or self.precision
         arithmetic: Any = contextlib.nullcontext()
         if precision != "fp32":
             arithmetic = torch.autocast(self.device.type, DTYPES[precision])
@@ -240,35 +284,36 @@ class Engine:
             # By default cuDNN rounds the factors of "float32" convolutions to 10 bits (TF32).
             arithmetic = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), arithmetic:
-            x = lr.to(self.device).contiguous(memory_format=torch.channels_last)
-            sr = self.model(x, frame) if self.needs.frame else self.model(x)
-            return sr.float().cpu()
+            return self._network(*((x, frame) if self.needs.frame else (x,))).float()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``name`` means: "auto" is CUDA where there is one, else MPS, else the CPU.
+    """The device that ``name`` means: "auto" is CUDA where there is one, else XPU, MPS, the CPU.
 
     Raises:
         UsageError: not a device, or one that this machine or this PyTorch does not have.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(filter(_is_present, ("cuda", "xpu", "mps")), "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in LARGEST_TILE:
-        raise UsageError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+        raise UsageError(unknown_name("device", name, ("auto", *DEVICES)))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r} is not available: PyTorch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices"
         )
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if device.type in ("mps", "xpu") and not _is_present(device.type):
         raise UsageError(f"device {name!r} is not available on this machine")
     return torch.device("cpu") if device.type == "cpu" else device
+
+
+def _is_present(device_type: str) -> bool:
+    backend = torch.backends.mps if device_type == "mps" else torch.get_device_module(device_type)
+    return bool(backend.is_available())
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -283,7 +328,7 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError("precision 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
     if name != "auto":
         return name
-    if device.type == "cuda":
+    if device.type in ("cuda", "xpu"):
         # Three bits more than bf16, which pictures need; what overflows runs again in fp32.
         return "fp16"
     return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
@@ -303,14 +348,20 @@ def cpu_computes_bf16() -> bool:
         return False
 
 
-def largest_tile(device: torch.device, precision: str, scale: int, memory: float = 1.0) -> int:
+def largest_tile(
+    device: torch.device,
+    precision: str,
+    scale: int,
+    memory: float = 1.0,
+    fastest: int | None = None,
+) -> int:
     """How many LR pixels a tile may have on ``device``, by speed and by the memory left now.
 
-    ``memory`` is as in ``InputNeeds``.
+    ``memory`` is as in ``InputNeeds``, ``fastest`` what was measured, if it was.
     """
     cost = _bytes_per_pixel(precision, scale, memory)
     pixels = int(available_memory(device) * MEMORY_SHARE / cost)
-    return max(min(pixels, LARGEST_TILE[device.type]), SMALLEST_TILE**2)
+    return max(min(pixels, fastest or LARGEST_TILE[device.type]), SMALLEST_TILE**2)
 
 
 def bytes_per_pixel(engine: Engine) -> float:

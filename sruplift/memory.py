@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,10 +15,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on ``device`` now, other programs left in peace."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+    if device.type in ("cuda", "xpu"):
+        module = torch.get_device_module(device)
+        free, _ = module.mem_get_info(device)
         # What PyTorch holds but does not use is free for us too.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + module.memory_reserved(device) - module.memory_allocated(device))
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     limits = [_machine_memory(), _control_group_memory()]
@@ -31,6 +33,41 @@ def resident_memory() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return 0
+
+
+class PeakMemory:
+    """The most memory that was used on ``device`` since it was made, in bytes beyond what was then.
+
+    On CPUs of the whole process, where the system tells (Linux).
+    """
+
+    def __init__(self, device: torch.device, status: Path = Path("/proc/self/status")) -> None:
+        self.device, self.status = device, status
+        self.module = torch.get_device_module(device) if device.type in ("cuda", "xpu") else None
+        if self.module is not None:
+            self.module.reset_peak_memory_stats(device)
+            self.before = int(self.module.memory_allocated(device))
+            return
+        with contextlib.suppress(OSError):
+            # Linux sets the peak to what is used now.
+            status.with_name("clear_refs").write_text("5")
+        self.before = self._of_process("VmRSS") or 0
+
+    def read(self) -> int | None:
+        """Bytes; None where nobody knows."""
+        if self.module is not None:
+            return int(self.module.max_memory_allocated(self.device)) - self.before
+        peak = self._of_process("VmHWM")
+        return None if peak is None or not self.before else max(peak - self.before, 0)
+
+    def _of_process(self, name: str) -> int | None:
+        try:
+            for line in self.status.read_text().splitlines():
+                if line.startswith(f"{name}:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return None
 
 
 def _machine_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:

@@ -46,11 +46,11 @@ def comparison(before: Image, after: Image, name: str, background: str = "white"
     """
     windows = choose_windows(before)
     panes = [_overview(before, after, windows, background), _overview(after, after, (), background)]
-    rows = [_labelled(panes, ("bicubic", name), background)]
+    rows = [labelled(panes, ("bicubic", name), background)]
     for window, colour in zip(windows, COLOURS, strict=False):
         crops = [_framed(each, colour) for each in _crops(before, after, window, background)]
-        rows.append(_labelled(crops, ("bicubic", name), background))
-    return _stacked([rows[0], _beside(rows[1:], background)], background)
+        rows.append(labelled(crops, ("bicubic", name), background))
+    return stacked([rows[0], beside(rows[1:], background)], background)
 
 
 def choose_windows(image: Image) -> list[Window]:
@@ -156,9 +156,7 @@ def _framed(picture: Pillow.Image, colour: str) -> Pillow.Image:
     return framed
 
 
-def _labelled(
-    panes: Sequence[Pillow.Image], labels: Sequence[str], background: str
-) -> Pillow.Image:
+def labelled(panes: Sequence[Pillow.Image], labels: Sequence[str], background: str) -> Pillow.Image:
     """Pictures side by side, each with its label below."""
     font = ImageFont.load_default(size=15)
     named = []
@@ -169,10 +167,11 @@ def _labelled(
         dark = sum(sheet.getpixel((0, pane.height))) > 380  # type: ignore[arg-type]
         draw.text((2, pane.height + 2), label, fill="black" if dark else "white", font=font)
         named.append(sheet)
-    return _beside(named, background)
+    return beside(named, background)
 
 
-def _beside(pictures: Sequence[Pillow.Image], background: str) -> Pillow.Image:
+def beside(pictures: Sequence[Pillow.Image], background: str) -> Pillow.Image:
+    """Pictures in a row, their tops in line."""
     width = sum(each.width for each in pictures) + GAP * (len(pictures) - 1)
     sheet = Pillow.new("RGB", (width, max(each.height for each in pictures)), background)
     left = 0
@@ -182,7 +181,8 @@ def _beside(pictures: Sequence[Pillow.Image], background: str) -> Pillow.Image:
     return sheet
 
 
-def _stacked(pictures: Sequence[Pillow.Image], background: str) -> Pillow.Image:
+def stacked(pictures: Sequence[Pillow.Image], background: str) -> Pillow.Image:
+    """Pictures one below the other, with a margin around all."""
     height = sum(each.height for each in pictures) + GAP * (len(pictures) + 1)
     width = max(each.width for each in pictures) + 2 * GAP
     sheet = Pillow.new("RGB", (width, height), background)

@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from torch import Tensor, nn
 
+from sruplift.compilation import MODES
 from sruplift.decoding import MAX_PIXELS
 from sruplift.engine import PRECISIONS, Engine
 from sruplift.errors import ImageError, UsageError, unknown_name
@@ -62,7 +63,7 @@ class UpscaleOptions:
     ``sizes.Target``. ``alpha``: transparency is resized ("bleed"), goes through the network
     ("net"), or is dropped; ``background`` is the colour that shows through where the target has
     no transparency. ``provenance``: whether a file says how it was made. ``compare``: a file for
-    a sheet that shows bicubic beside the result.
+    a sheet that shows bicubic beside the result. ``compile_mode`` is as in ``Compilation``.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -80,6 +81,7 @@ class UpscaleOptions:
     overlap: int | Literal["auto"] = "auto"
     device: str = "auto"
     precision: str = "auto"
+    compile_mode: str = "auto"
     self_ensemble: bool = False
     alpha: str = "bleed"
     background: str = "white"
@@ -95,6 +97,8 @@ class UpscaleOptions:
         self.background_rgb()
         if self.precision not in PRECISIONS:
             raise UsageError(unknown_name("precision", self.precision, PRECISIONS))
+        if self.compile_mode not in MODES:
+            raise UsageError(unknown_name("compile mode", self.compile_mode, MODES))
         if self.alpha not in ALPHA_MODES:
             raise UsageError(unknown_name("alpha mode", self.alpha, ALPHA_MODES))
         check_tile(self.tile_size, self.overlap)
@@ -260,7 +264,12 @@ class Upscaler:
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
         options = self.options
         return Engine(
-            model, scale, options.device, options.precision, self_ensemble=options.self_ensemble
+            model,
+            scale,
+            options.device,
+            options.precision,
+            self_ensemble=options.self_ensemble,
+            compile_mode=options.compile_mode,
         )
 
     def _array(self, array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:

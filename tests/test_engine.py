@@ -53,7 +53,7 @@ def no_memory_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "_WORKED", {})
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "xpu"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "hpu"])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown device .*valid: auto, cpu, cuda"):
         choose_device(name)
@@ -65,18 +65,29 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         choose_device("cuda")
 
 
-def test_auto_device_prefers_cuda_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").type == "cuda"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto").type == "mps"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+def test_auto_device_prefers_cuda_then_xpu_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = (torch.cuda, torch.xpu, torch.backends.mps)
+    for backend in backends:
+        monkeypatch.setattr(backend, "is_available", lambda: True)
+    for backend, name in zip(backends, ("cuda", "xpu", "mps"), strict=True):
+        assert choose_device("auto").type == name
+        monkeypatch.setattr(backend, "is_available", lambda: False)
     assert choose_device("auto") == CPU
+
+
+@pytest.mark.parametrize("name", ["xpu", "mps"])
+def test_another_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    backend = {"xpu": torch.xpu, "mps": torch.backends.mps}[name]
+    monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=f"device '{name}' is not available on this machine"):
+        choose_device(name)
 
 
 def test_auto_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", torch.device("cuda")) == "fp16"
+    assert choose_precision("auto", torch.device("xpu")) == "fp16"
     assert choose_precision("auto", torch.device("mps")) == "fp32"
     for has_it, expected in [(True, "bf16"), (False, "fp32")]:
         monkeypatch.setattr(engine_module, "cpu_computes_bf16", lambda has_it=has_it: has_it)

@@ -62,3 +62,23 @@ def test_version_1_groups_are_read(tmp_path: Path) -> None:
     (group / "memory.limit_in_bytes").write_text("1000")
     (group / "memory.usage_in_bytes").write_text("1400")
     assert memory._control_group_memory(membership, tmp_path / "groups") == 0
+
+
+def test_the_peak_is_what_was_used_beyond_before() -> None:
+    peak = memory.PeakMemory(torch.device("cpu"))
+    if peak.read() is None:
+        pytest.skip("this system does not tell a process's peak")
+    size = 64 * 2**20
+    block = torch.ones(size, dtype=torch.uint8)
+    del block
+    used = peak.read()
+    assert used is not None
+    assert size // 2 < used < 4 * size
+    # A new one begins again.
+    again = memory.PeakMemory(torch.device("cpu")).read()
+    assert again is not None
+    assert again < size // 2
+
+
+def test_without_the_systems_help_nobody_knows_the_peak(tmp_path: Path) -> None:
+    assert memory.PeakMemory(torch.device("cpu"), tmp_path / "status").read() is None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sruplift import __version__
-from sruplift.cli import compare, evaluate, models, train, upscale, weights
+from sruplift.cli import bench, compare, evaluate, explain, models, train, upscale, weights
 from sruplift.errors import SrupliftError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
 app.command("upscale")(upscale.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("explain")(explain.command)
+app.command("bench")(bench.command)
 app.command("train")(train.command)
 app.command("models")(models.command)
 app.add_typer(weights.app, name="weights")

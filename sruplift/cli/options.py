@@ -21,8 +21,12 @@ Weights = Annotated[
         help="Weights to use instead of the released ones.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, xpu or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Compile = Annotated[
+    str,
+    typer.Option("--compile", help="PyTorch's compiler: auto (long jobs on a GPU), on or off."),
+]
 SelfEnsemble = Annotated[
     bool,
     typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, 8 times slower."),

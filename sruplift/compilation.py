@@ -1,0 +1,101 @@
+"""When ``torch.compile`` takes a network over, and what happens if it cannot.
+
+On CPUs "auto" never compiles: the rewritten networks (``sruplift.fuse``) are as fast without.
+On a GPU it begins with the network as it is, and compiles once that has run for as long as a
+compilation takes: so a short job never waits for it, and a long one loses little to the wait.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sruplift.datasets import cache_folder
+from sruplift.errors import SrupliftError, UsageError, unknown_name
+
+MODES = ("auto", "on", "off")
+# Seconds of the network's work after which "auto" compiles on a GPU.
+REPAID_AFTER = 60.0
+# How far the compiled network's pixels, in [0, 1], may be from the network's own: what half
+# precision rounds differently. Two hundredths would be five levels.
+TOLERANCE = 0.02
+
+Call = Callable[..., Tensor]
+
+
+class Compilation:
+    """The function that runs a network: its own, or what PyTorch has compiled.
+
+    Args:
+        model: the network, on its device.
+        mode: "on" compiles with the first call, "auto" as above, "off" never.
+        device: where it runs.
+        framed: whether it is told where a tile lies.
+
+    Raises:
+        UsageError: an unknown mode, or "on" for a network that is told where a tile lies.
+    """
+
+    def __init__(self, model: nn.Module, mode: str, device: torch.device, *, framed: bool) -> None:
+        if mode not in MODES:
+            raise UsageError(unknown_name("compile mode", mode, MODES))
+        self.model, self.mode = model, mode
+        self.compiled: Call | None = None
+        if framed and mode == "on":
+            raise UsageError(
+                "this network is not compiled: what it computes depends on where a tile lies, so"
+                " that every tile would be compiled anew"
+            )
+        waits = device.type != "cpu" and not framed
+        self.left = {"on": 0.0, "auto": REPAID_AFTER if waits else None, "off": None}[mode]
+
+    def ran(self, seconds: float) -> None:
+        """The network has worked for so long."""
+        if self.left is not None:
+            self.left = max(self.left - seconds, 0.0)
+
+    def __call__(self, *inputs: object) -> Tensor:
+        """The network's result.
+
+        Raises:
+            SrupliftError: it cannot be compiled, or the result would be another; with "auto" this
+                is a warning, and the network runs as it is.
+        """
+        if self.compiled is not None:
+            return self.compiled(*inputs)
+        if self.left != 0:
+            return self.model(*inputs)
+        self.left = None
+        sr = self.model(*inputs)
+        try:
+            self.compiled = _compiled(self.model, inputs, sr)
+        except SrupliftError as error:
+            if self.mode == "on":
+                raise
+            warnings.warn(f"{error}; it runs as it is", stacklevel=2)
+        return sr
+
+
+def _compiled(model: nn.Module, inputs: tuple[object, ...], expected: Tensor) -> Call:
+    """``model`` compiled, and checked against what it gave for ``inputs``."""
+    # Compiled code is kept beside our other caches, so that the next start takes seconds.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    name = type(model).__name__
+    call: Call = torch.compile(model)
+    try:
+        sr = call(*inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SrupliftError(f"{name} cannot be compiled here: {first}") from error
+    difference = float((sr.float() - expected.float()).abs().max())
+    if not difference <= TOLERANCE:
+        raise SrupliftError(
+            f"{name} gives other pixels when compiled, by {255 * difference:.1f} levels"
+        )
+    return call

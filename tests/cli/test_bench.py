@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sruplift import bench as bench_module
+from sruplift.cli import bench
+from sruplift.errors import UsageError
+from sruplift.models import MODELS
+
+app = typer.Typer()
+app.command()(bench.command)
+SMALL = ("--size", "40x24", "--runs", "2", "--warm-up", "0", "--device", "cpu", "--scale", "2")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench_module, "MATRIX", {"cpu": 64})
+    monkeypatch.setattr(bench_module, "PIXELS", 1)
+    monkeypatch.setattr(bench_module.time_tiles, "__defaults__", ((96, 128),))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*SMALL, *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_json_has_a_row_for_each_network_and_scale() -> None:
+    rows = json.loads(run("--model", "pan", "--model", "maffsrn", "--scale", "3", "--json"))
+    assert [(row["model"], row["scale"]) for row in rows] == [
+        ("pan", 2),
+        ("pan", 3),
+        ("maffsrn", 2),
+        ("maffsrn", 3),
+    ]
+    for row in rows:
+        assert row["size"] == {"height": 24, "width": 40}
+        assert row["gflops"] == pytest.approx(2 * row["mult_adds"] / row["seconds"] / 1e9)
+        assert row["tiles"] == []
+
+
+def test_the_table_says_what_was_measured() -> None:
+    lines = run().splitlines()
+    assert any("input 40x24, cpu" in line for line in lines)
+    (row,) = (line for line in lines if line.split()[:2] == ["pan", "x2"])
+    assert "261,403" in row
+    assert row.rstrip().endswith("%")
+
+
+def test_tiles_are_timed_and_the_fastest_is_kept(tmp_path: Path) -> None:
+    text = run("--tiles")
+    path = tmp_path / "sruplift" / "tuning" / "tiles.json"
+    (pixels,) = json.loads(path.read_text()).values()
+    assert pixels in (96**2, 128**2)
+    # The console may break the path into lines.
+    assert f"pan x2: tiles of {int(pixels**0.5)} are kept in" in text
+
+
+@pytest.mark.parametrize("size", ["320", "320x", "axb", "-3x5", "320x180x3", "3.5x2", ""])
+def test_a_size_that_is_none_is_refused(size: str) -> None:
+    with pytest.raises(UsageError, match=r"--size is WIDTHxHEIGHT, as 320x180"):
+        CliRunner().invoke(app, ["--size", size], catch_exceptions=False)
+
+
+def test_all_are_all_networks_and_none_twice() -> None:
+    assert bench._models(["pan", "all"]) == ["pan", *(name for name in MODELS if name != "pan")]
