@@ -21,12 +21,12 @@ from sruplift.inputs import gather, read_list
 from sruplift.leftovers import remove_leftovers
 from sruplift.outputs import Naming, make_folders, plan_jobs
 from sruplift.pipes import PIPE
-from sruplift.report import Report, check_report
+from sruplift.report import Report, check_report, parameters_of
 from sruplift.resume import read_history, without_done, without_existing
 
 if TYPE_CHECKING:
     from sruplift.upscale import UpscaleResult
-    from sruplift.upscaler import Upscaler
+    from sruplift.upscaler import UpscaleOptions, Upscaler
 
 Item = Job | Failure | Skipped
 
@@ -137,6 +137,21 @@ def left_to_do(
     if options.resume is not None:
         items = without_done(jobs, read_history(Path(options.resume)), parameters or {})
     return without_existing(items) if options.skip_existing else items
+
+
+def pixel_parameters(options: UpscaleOptions) -> dict[str, Any]:
+    """What determines the pixels, for the report; reads no weights but to check them.
+
+    Raises:
+        UsageError: there is no such network.
+        WeightsError: the weights cannot be found, downloaded or verified.
+    """
+    from sruplift.upscaler import native_scales
+    from sruplift.weights import find_weights
+
+    model, weights = options.model, options.weights
+    used = {scale: find_weights(model, scale, weights).sha256 for scale in native_scales(options)}
+    return parameters_of(options, used)
 
 
 def prepare(items: Sequence[Item], options: BatchOptions) -> list[Item]:

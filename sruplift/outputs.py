@@ -150,7 +150,7 @@ def plan_jobs(
     if not naming.numbered:  # With numbers, another image's result may be a photo all the same.
         found = _without_own_results(found, jobs)
         jobs = _named(found, output, naming, fixed)
-    _check_clashes([job for job in jobs if isinstance(job, Job)])
+    check_clashes([job for job in jobs if isinstance(job, Job)])
     return [_checked_length(job) for job in jobs]
 
 
@@ -197,8 +197,12 @@ def _without_own_results(
     ]
 
 
-def _check_clashes(jobs: Iterable[Job]) -> None:
-    """Refuse two jobs with one destination, and any that overwrites an input."""
+def check_clashes(jobs: Sequence[Job]) -> None:
+    """Refuse two jobs with one destination, and any that overwrites an input.
+
+    Raises:
+        UsageError: names them.
+    """
     sources = {identity(job.source) for job in jobs}
     taken: dict[str, list[Job]] = {}
     for job in jobs:

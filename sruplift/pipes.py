@@ -38,7 +38,7 @@ def receive(folder: Path) -> Path:
                 shutil.copyfileobj(sys.stdin.buffer, file)
     except OSError as error:
         raise ImageError(f"cannot read stdin: {reason(error)}") from error
-    return path.rename(path.with_suffix(_suffix(path)))
+    return path.rename(path.with_suffix(suffix_of(path)))
 
 
 def check_stdout() -> None:
@@ -72,7 +72,8 @@ def _may_be_an_image(head: bytes) -> bool:
     return head.startswith(BEGINNINGS) or head[4:8] == b"ftyp"
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The suffix of the format that a file's content has; ".png" if that cannot be told."""
     from PIL import Image as Pillow
 
     with warnings.catch_warnings():  # Whoever reads the image will say what is wrong with it.

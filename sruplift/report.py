@@ -123,7 +123,7 @@ class Report:
         try:
             size = os.fstat(self._file.fileno()).st_size
             with begun_path(self.path).open("ab", buffering=0) as file:
-                file.write(_line({"output": output, "report_bytes": size}))
+                file.write(line_of({"output": output, "report_bytes": size}))
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -133,20 +133,9 @@ class Report:
         Raises:
             ReportError: it cannot be written.
         """
-        record = dict.fromkeys(KEYS) | {"input": absolute(item.source), "notes": []}
-        record |= {"sruplift": __version__, "parameters": self.parameters}
-        if not isinstance(item, Failure):
-            record["output"] = absolute(item.destination)
-        if isinstance(item, Job):
-            record["input_sha256"] = self._inputs.pop(item.destination, None)
-        if isinstance(result, Failure):
-            record |= {"status": "failed", "error": str(result.error)}
-        elif isinstance(result, Skipped):
-            earlier = {**(result.record or {}), "input": record["input"]}
-            record |= earlier | {"status": "skipped", "notes": [result.why]}
-        else:
-            record |= _done(result)
-        self._write(_line({key: record[key] for key in KEYS}))
+        sha256 = self._inputs.pop(item.destination, None) if isinstance(item, Job) else None
+        record = record_of(item, result, self.parameters, sha256)
+        self._write(line_of(record))
         self._begun.discard(str(record["output"]))
 
     def _write(self, line: bytes) -> None:
@@ -165,6 +154,29 @@ class Report:
     def _unwritable(self, error: OSError) -> ReportError:
         where = "stdout" if self.path is None else shown(self.path)
         return ReportError(f"cannot write report {where}: {reason(error)}")
+
+
+def record_of(
+    item: Job | Failure | Skipped,
+    result: UpscaleResult | Failure | Skipped,
+    parameters: Mapping[str, Any] | None,
+    input_sha256: str | None,
+) -> dict[str, Any]:
+    """What the report says of ``item``, with ``KEYS`` in their order."""
+    record = dict.fromkeys(KEYS) | {"input": absolute(item.source), "notes": []}
+    record |= {"sruplift": __version__, "parameters": parameters}
+    if not isinstance(item, Failure):
+        record["output"] = absolute(item.destination)
+    if isinstance(item, Job):
+        record["input_sha256"] = input_sha256
+    if isinstance(result, Failure):
+        record |= {"status": "failed", "error": str(result.error)}
+    elif isinstance(result, Skipped):
+        earlier = {**(result.record or {}), "input": record["input"]}
+        record |= earlier | {"status": "skipped", "notes": [result.why]}
+    else:
+        record |= _done(result)
+    return {key: record[key] for key in KEYS}
 
 
 def _done(result: UpscaleResult) -> dict[str, Any]:
@@ -288,6 +300,6 @@ def absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - resolve() follows links.
 
 
-def _line(value: Any) -> bytes:
+def line_of(value: Any) -> bytes:
     """JSON in UTF-8; bytes of a name that are no UTF-8 as ``os.fsdecode`` and JSON write them."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

@@ -173,11 +173,10 @@ class Upscaler:
                 raise UsageError("a network that is given needs its own whole scale")
             self.native: tuple[int, ...] = (own,)
             self._engines[own] = self._engine_of(model, own)
-        elif own in SCALES:
-            self.native = (own,)
+            return
+        self.native = native_scales(self.options)
+        if own in SCALES:
             self.engine_for(own)  # What is missing is said now.
-        else:
-            self.native = _native_scales(name, self.options.weights)
 
     @property
     def engine(self) -> Engine:
@@ -368,8 +367,16 @@ def upscale(
     return Upscaler(model, scale=scale, **options)(picture)
 
 
-def _native_scales(model: str, weights: str | Path | None) -> tuple[int, ...]:
-    """The scales that a network has weights of."""
+def native_scales(options: UpscaleOptions) -> tuple[int, ...]:
+    """The scales that may be run: the one asked for, or all that the network has weights of.
+
+    Raises:
+        UsageError: there is no such network.
+        WeightsError: the weights that are named cannot be found or told.
+    """
+    own, model, weights = options.target().own_scale, options.model, options.weights
+    if own in SCALES:
+        return (own,)
     if weights is not None:
         return (identify(find_weights(model, DEFAULT_SCALE, weights).path, model).scale,)
     scales = tuple(sorted(e.scale for e in read_manifest().weights if e.model == model))

@@ -144,6 +144,34 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Only tell what would be done, how long and how much memory."),
 ]
 
+# Of `sruplift batch`.
+
+InputAddress = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="A folder, bucket or pattern of images, Parquet or tar files; a path or an address.",
+    ),
+]
+OutputAddress = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The folder or bucket for results.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Default: one for each GPU, else as cores are for."),
+]
+CoresPerWorker = Annotated[
+    int | None,
+    typer.Option("--cores-per-worker", min=1, help="And threads; default: 4, if there are."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="A Ray cluster to join, such as auto; default: this machine."),
+]
+ImageColumn = Annotated[
+    str | None, typer.Option("--image-column", help="Of Parquet; default: image.")
+]
+
 
 def auto_or_number(text: str, option: str) -> str | int:
     """The value of an option that is "auto" or a number of pixels.

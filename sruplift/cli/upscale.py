@@ -19,6 +19,7 @@ from sruplift.batch import (
     Item,
     Tally,
     left_to_do,
+    pixel_parameters,
     plan_batch,
     prepare,
     run_batch,
@@ -28,7 +29,7 @@ from sruplift.errors import UsageError
 from sruplift.files import Failure, Found, Job, Skipped, shown
 from sruplift.outputs import TEMPLATE, Naming, plan_jobs
 from sruplift.pipes import PIPE, STDIN, STDOUT, check_stdout, receive, send
-from sruplift.report import Report, parameters_of
+from sruplift.report import Report
 from sruplift.sizes import DEFAULT_SCALE, Target
 
 if TYPE_CHECKING:
@@ -81,12 +82,9 @@ def command(
     """
     from rich.console import Console
 
-    target = Target(scale, width, height, max_side, megapixels, only_if_smaller)
-    if target == Target(only_if_smaller=only_if_smaller):
-        target = dataclasses.replace(target, scale=DEFAULT_SCALE)
-    suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
+    target = asked_target(scale, width, height, max_side, megapixels, only_if_smaller)
     batch = BatchOptions(
-        naming=Naming(model, target.scale, suffix, output_template, target.label),
+        naming=asked_naming(model, target, image_format, output_template),
         inputs=tuple(inputs or ()),
         from_file=from_file,
         recursive=recursive,
@@ -117,7 +115,7 @@ def command(
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _terminable():
+    with terminable():
         if dry_run:
             well = _tell(batch, chosen, console)
         else:
@@ -126,8 +124,29 @@ def command(
         raise typer.Exit(1)
 
 
+def asked_target(
+    scale: float | None,
+    width: int | None,
+    height: int | None,
+    max_side: int | None,
+    megapixels: float | None,
+    only_if_smaller: bool,
+) -> Target:
+    """The size that the options ask for; x4 if they ask for none."""
+    target = Target(scale, width, height, max_side, megapixels, only_if_smaller)
+    if target == Target(only_if_smaller=only_if_smaller):
+        target = dataclasses.replace(target, scale=DEFAULT_SCALE)
+    return target
+
+
+def asked_naming(model: str, target: Target, image_format: str | None, template: str) -> Naming:
+    """How the options call results."""
+    suffix = f".{image_format.lower().lstrip('.')}" if image_format else None
+    return Naming(model, target.scale, suffix, template, target.label)
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM ends the program as Ctrl-C does, in order, but with its own exit code."""
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -186,7 +205,7 @@ def _plan(
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):
         upscaler = _load(chosen, console)
-        parameters = _parameters(upscaler)
+        parameters = pixel_parameters(upscaler.options)
     items = left_to_do(jobs, batch, parameters)
     if upscaler is None and any(isinstance(item, Job) for item in items):
         upscaler = _load(chosen, console)
@@ -208,15 +227,6 @@ def _load(chosen: dict[str, Any], console: Console) -> Upscaler:
         from sruplift.upscaler import Upscaler
 
         return Upscaler(**chosen)
-
-
-def _parameters(upscaler: Upscaler) -> dict[str, Any]:
-    """What determines the pixels, for the report."""
-    from sruplift.weights import find_weights
-
-    model, weights = upscaler.options.model, upscaler.options.weights
-    used = {scale: find_weights(model, scale, weights).sha256 for scale in upscaler.native}
-    return parameters_of(upscaler.options, used)
 
 
 def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:

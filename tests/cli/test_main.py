@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sruplift import __version__
+from sruplift.cli import main
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -21,7 +22,10 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"sruplift {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["upscale", "eval", "train", "models", "weights"])
+@pytest.mark.parametrize(
+    "command",
+    ["upscale", "batch", "eval", "compare", "explain", "bench", "train", "models", "weights"],
+)
 def test_every_command_explains_itself(command: str) -> None:
     assert command in run("--help").stdout
     done = run(command, "--help")
@@ -51,3 +55,14 @@ def test_errors_are_one_sentence_and_a_code(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.returncode == code
+
+
+def test_threads_wait_briefly_unless_the_user_says_otherwise() -> None:
+    for given, spins in [
+        ({}, main.SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ]:
+        environment: dict[str, str] = dict(given)
+        main.wait_briefly(environment)
+        assert environment.get("GOMP_SPINCOUNT") == spins
