@@ -69,8 +69,8 @@ def main() -> None:
         validation = Validation(config, split_files(config)[1], torch.device("cpu"))
         torch.manual_seed(config.seed)
         networks = by_scale(build_network(config).eval()).items()
-        start = fmean(validation.psnr(network, scale) for scale, network in networks)
-        plain = fmean(validation.psnr(Bicubic(scale), scale) for scale in config.every_scale)
+        start = fmean(fmean(validation.psnr(net, scale)) for scale, net in networks)
+        plain = fmean(fmean(validation.psnr(Bicubic(s), s)) for s in config.every_scale)
         with tempfile.TemporaryDirectory() as folder:
             result = train(config, Path(folder) / "run")
             rows = list(csv.DictReader((Path(folder) / "run" / "log.csv").open()))

@@ -74,4 +74,6 @@ def restore_rng(state: dict[str, Any]) -> None:
     """Put back what ``rng_state`` returned."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        # The run may have been on a machine with more GPUs.
+        states = state["cuda"][: torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all([s.cpu() for s in states])

@@ -43,6 +43,9 @@ class DataConfig(_Strict):
     """Edge of a training crop in LR pixels."""
     batch_size: int = Field(16, ge=1)
     """Patches in one step, over all processes."""
+    accumulate: int = Field(1, ge=1)
+    """In how many parts, one after another, a process takes its share of a batch: less memory, and
+    the same training."""
 
 
 class OptimizerConfig(_Strict):

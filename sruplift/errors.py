@@ -13,6 +13,8 @@ class SrupliftError(Exception):
     """Anything that sruplift can explain. ``exit_code`` is what the command line exits with."""
 
     exit_code = 1
+    said_elsewhere = False
+    """Another process of the same run says it already."""
 
 
 class UsageError(SrupliftError):
@@ -47,6 +49,10 @@ class WeightsError(SrupliftError):
 
 class NumericalError(SrupliftError):
     """NaN or infinity where numbers are needed."""
+
+
+class LostProcessError(SrupliftError):
+    """A process of a training run is gone, or does not answer."""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

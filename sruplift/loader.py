@@ -27,15 +27,20 @@ class Patches:
         device: torch.device,
         rank: int = 0,
         processes: int = 1,
+        neighbours: int = 1,
     ) -> None:
-        """``rank`` of ``processes``: which part of each batch is this process's."""
+        """Loads what fits into memory.
+
+        ``rank`` of ``processes``: which part of each batch is this process's; ``neighbours`` of
+        them, this one included, share this machine's memory.
+        """
         _require_divisible(config, processes)
         self.config = config
         self.device = device
         self.rank, self.processes = rank, processes
         scales = config.every_scale
         self.files = data.usable(files, max(scales), max(config.patch_sizes))
-        place = _cache_place(config, self.files, device)
+        place = _cache_place(config, self.files, device, neighbours)
         self.cache = data.PatchCache(self.files, scales, place) if place else None
         self.samplers = {
             scale: data.Sampler(data.read_lr_sizes(self.files, scale), config.seed)
@@ -88,15 +93,25 @@ class Patches:
 class Validation:
     """Held-out images, in memory: PSNR on Y as `eval` measures it, but at training precision."""
 
-    def __init__(self, config: TrainConfig, files: Sequence[Path], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        files: Sequence[Path],
+        device: torch.device,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """``rank`` of ``processes``: which part of the images is this process's."""
         wanted = config.data.validation_images or len(files)
         step = max(1, len(files) // wanted)
+        chosen = files[::step][:wanted]
         self.device = device
-        self.images = [read_hr(f) for f in files[::step][:wanted]]
+        self.count = len(chosen)
+        self.images = [read_hr(f) for f in chosen[rank::processes]]
 
     @torch.no_grad()
-    def psnr(self, network: nn.Module, scale: int) -> float:
-        """Mean PSNR in dB over the images."""
+    def psnr(self, network: nn.Module, scale: int) -> list[float]:
+        """PSNR in dB of each of this process's images; those of all processes are ``count``."""
         values = []
         for image in self.images:
             hr = modcrop(image, scale)
@@ -104,7 +119,7 @@ class Validation:
             batch = lr[None].to(self.device).float() / 255
             sr = network(batch.contiguous(memory_format=torch.channels_last)).float().cpu()
             values.append(float(psnr(sr, hr[None].float() / 255, scale)))
-        return sum(values) / len(values)
+        return values
 
 
 def split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
@@ -123,7 +138,7 @@ def split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
 
 
 def _cache_place(
-    config: TrainConfig, files: Sequence[Path], device: torch.device
+    config: TrainConfig, files: Sequence[Path], device: torch.device, neighbours: int
 ) -> torch.device | None:
     """Where decoded images live; None: nowhere, they do not fit."""
     if config.data.cache != "auto":
@@ -131,7 +146,9 @@ def _cache_place(
     sizes = (data.read_lr_sizes(files, scale) for scale in (1, *config.every_scale))
     needed = 3 * sum(height * width for images in sizes for height, width in images)
     for place in (device, torch.device("cpu")):
-        if needed < available_memory(place) / 2:
+        # Each process has a GPU to itself, but not the machine's memory.
+        sharers = neighbours if place.type == "cpu" else 1
+        if needed < available_memory(place) / sharers / 2:
             return place
     return None
 
@@ -139,7 +156,8 @@ def _cache_place(
 def _require_divisible(config: TrainConfig, processes: int) -> None:
     sizes = {config.data.batch_size, *(s.batch_size for s in config.stages if s.batch_size)}
     for size in sorted(sizes):
-        if size % processes:
+        if size % (processes * config.data.accumulate):
+            parts = f" in {config.data.accumulate} parts" if config.data.accumulate > 1 else ""
             raise ConfigError(
-                f"a batch of {size} patches cannot be shared evenly by {processes} processes"
+                f"a batch of {size} patches cannot be shared evenly by {processes} processes{parts}"
             )

@@ -1,4 +1,4 @@
-"""Training, from scratch or from weights that exist.
+"""Training, from scratch or from weights that exist, in one process or in many.
 
 The released weights were made by this module with the configs in ``sruplift/configs``.
 """
@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from sruplift.checkpoint import (
@@ -35,16 +34,22 @@ from sruplift.engine import choose_precision
 from sruplift.errors import ConfigError, NumericalError
 from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
+from sruplift.processes import Processes, watch
 from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
 from sruplift.runlog import LogRow, RunLog, Window
 from sruplift.weights import save_weights
+
+# Seconds that processes wait for each other. Apart from writing a checkpoint, they do the same
+# things at the same time; what differs most is how fast their machines read images at the start.
+PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """How a run ended: ``finished``, ``time`` (max_minutes) or ``signal``.
 
-    ``weights`` is the best file, or the folder of those of several scales.
+    ``weights`` is the best file, or the folder of those of several scales. Of several processes
+    all get the same.
     """
 
     reason: str
@@ -60,6 +65,7 @@ def train(
     *,
     resume: bool = False,
     max_minutes: float | None = None,
+    patience: float = PATIENCE,
     on_row: Callable[[LogRow], None] = lambda _: None,
 ) -> TrainResult:
     """Train as ``config`` says; weights, checkpoint and log go to the folder ``out``.
@@ -68,58 +74,91 @@ def train(
     several scales ``best_x2.safetensors`` and so on; ``checkpoint.pt`` all that ``resume`` needs,
     ``log.csv`` the history.
 
+    In each of several processes that a launcher started, it is that process's part of the run. The
+    first one alone reads and writes ``out`` and calls ``on_row``. All wait for each other, for
+    ``patience`` seconds at most.
+
     Raises:
         ConfigError: unknown model or scale, no training data, ``resume`` with another config.
         DatasetError: a folder without usable images.
         NumericalError: the loss is not finite any more.
+        LostProcessError: another process ended, or did not answer in time.
     """
-    with _stop_on_sigterm() as stop:
-        trainer = Trainer(config, out, resume=resume)
+    with _stop_on_sigterm() as stop, watch(patience):
+        trainer = Trainer(config, out, resume=resume, patience=patience)
         return trainer.run(stop, max_minutes, on_row)
 
 
 class Trainer:
-    """One process's part of a run. ``accelerate launch`` starts several; alone it is all of it."""
+    """One process's part of a run; alone it is all of it."""
 
-    def __init__(self, config: TrainConfig, out: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        *,
+        resume: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:
         self.config = config
         self.out = out
-        # Accelerate carries devices and processes; its own mixed precision is set once a process.
         # An iteration of several scales leaves the last layers of all but one without a gradient.
-        idle = DistributedDataParallelKwargs(find_unused_parameters=bool(config.scales))
-        self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[idle])
-        self.device = self.accelerator.device
-        self.precision = _precision(config.precision, self.device)
-        self.main = self.accelerator.is_main_process
-        # What cannot begin leaves no folder behind.
-        checkpoint = load_checkpoint(out / "checkpoint.pt", self.device) if resume else None
-        torch.manual_seed(config.seed)
-        network = build_network(config)
-        files, validation_files = split_files(config)
-        if self.main:
-            _require_folder(out)
-            self.log = RunLog(out, config.scales)
-        processes = self.accelerator.num_processes
-        rank = self.accelerator.process_index
-        self.patches = Patches(config, files, self.device, rank, processes)
-        self.validation = Validation(config, validation_files, self.device)
-        self.fingerprint = fingerprint(files)
-
+        self.processes = Processes(patience, idle_parameters=bool(config.scales))
+        self.device = self.processes.device
+        self.main = self.processes.main
         self.iteration = self.samples = self.best_iteration = 0
         self.best_psnr = -math.inf
         self.seconds = 0.0
+        checkpoint: Checkpoint | None = None
+        with self.processes.together():
+            # What cannot begin leaves no folder behind.
+            if resume and self.main:
+                checkpoint = load_checkpoint(out / "checkpoint.pt")
+            self.precision = _precision(config.precision, self.device)
+            torch.manual_seed(config.seed)
+            network = build_network(config)
+            self._load_images()
+        self._require_same_images()
+        self._place(network)
+        checkpoint = self.processes.share(checkpoint)
+        with self.processes.together():
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            elif self.main:
+                self._start_afresh()
+        self.parallel = self.processes.parallel(self.network)
+        self.forward = torch.compile(self.parallel) if config.compile else self.parallel
+
+    def _load_images(self) -> None:
+        """This process's share of both kinds; the first one opens the log, too."""
+        config, processes = self.config, self.processes
+        files, validation_files = split_files(config)
+        if self.main:
+            _require_folder(self.out)
+            self.log = RunLog(self.out, config.scales)
+        share = (self.device, processes.rank, processes.count)
+        self.patches = Patches(config, files, *share, processes.neighbours)
+        self.validation = Validation(config, validation_files, *share)
+        self.fingerprint = fingerprint(files)
+
+    def _require_same_images(self) -> None:
+        """Samples are told by the number of their image: it must be the same one everywhere."""
+        seen = (self.fingerprint, [file.name for file in self.patches.files])
+        if any(other != seen for other in self.processes.gather(seen)):
+            error = ConfigError(
+                "the processes of this run see different training images: each machine needs the"
+                " same files under the same names"
+            )
+            raise self.processes.said_by(0, error)
+
+    def _place(self, network: nn.Module) -> None:
+        """Put the network, its average and the optimizer on the device."""
         self.ema = deepcopy(network).to(self.device).requires_grad_(False).eval()
         self.network = network.to(self.device)
-        if config.channels_last:
+        if self.config.channels_last:
             for module in (self.network, self.ema):
                 nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
-        self.optimizer = build_optimizer(config, self.network)
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        elif self.main:
-            self._start_afresh()
-        forward: nn.Module = self.accelerator.prepare(self.network)
-        self.forward = torch.compile(forward) if config.compile else forward
+        self.optimizer = build_optimizer(self.config, self.network)
 
     def run(
         self,
@@ -128,16 +167,15 @@ class Trainer:
         on_row: Callable[[LogRow], None],
     ) -> TrainResult:
         """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
-        began = time.monotonic()
+        ends = time.monotonic() + max_minutes * 60 if max_minutes else math.inf
         config, reason = self.config, "finished"
         window = Window()
         batches = self.patches.batches(self.iteration, self.samples)
         while self.iteration < config.iterations:
-            if self._agree(stop.is_set()):
-                reason = "signal"
-                break
-            if max_minutes and self._agree(time.monotonic() - began > max_minutes * 60):
-                reason = "time"
+            # Processes must all stop at the same iteration.
+            signals, late = self.processes.total(stop.is_set(), time.monotonic() > ends)
+            if signals or late:
+                reason = "signal" if signals else "time"
                 break
             lr, hr, count = next(batches)
             rate = learning_rate(config, self.iteration)
@@ -158,12 +196,8 @@ class Trainer:
             group["lr"] = group["initial_lr"] * rate / base
         if config.channels_last:
             lr = lr.contiguous(memory_format=torch.channels_last)
-        scale = (hr.shape[-1] // lr.shape[-1],) if config.scales else ()
-        with self._autocast():
-            sr = self.forward(lr, *scale)
-        loss = loss_of(config.stage_at(self.iteration).loss or config.loss, sr.float(), hr)
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        loss = self._gradients(lr, hr)
         if config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip_norm)
         self.optimizer.step()
@@ -173,13 +207,30 @@ class Trainer:
             averages: list[Tensor] = list(self.ema.parameters())
             weights: list[Tensor] = list(self.network.parameters())
             torch._foreach_lerp_(averages, weights, 1 - decay)
-        return loss.detach()
+        return loss
+
+    def _gradients(self, lr: Tensor, hr: Tensor) -> Tensor:
+        """Those of the mean loss, which is returned: of a batch in parts, and of all processes."""
+        config, parts = self.config, self.config.data.accumulate
+        name = config.stage_at(self.iteration).loss or config.loss
+        scale = (hr.shape[-1] // lr.shape[-1],) if config.scales else ()
+        losses = []
+        for number, pair in enumerate(zip(lr.chunk(parts), hr.chunk(parts), strict=True), 1):
+            # Processes exchange gradients once a batch, with its last part.
+            waits = nullcontext() if number == parts else self.processes.apart(self.parallel)
+            with waits:
+                with self._autocast():
+                    sr = self.forward(pair[0], *scale)
+                loss = loss_of(name, sr.float(), pair[1]) / parts
+                self.processes.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _bookkeeping(self, window: Window, rate: float, on_row: Callable[[LogRow], None]) -> None:
         config, iteration = self.config, self.iteration
         last = iteration == config.iterations
         due = last or iteration % config.validate_every == 0
-        values = self._validate() if due and self.main else {}
+        values = self._validate() if due else {}
         logged = last or iteration % config.log_every == 0
         if logged or due:
             row = self._log_row(window, rate, values)
@@ -195,11 +246,16 @@ class Trainer:
         began = time.monotonic()
         with self._autocast():
             networks = by_scale(self.ema).items()
-            values = {scale: self.validation.psnr(network, scale) for scale, network in networks}
+            sums = {scale: sum(self.validation.psnr(net, scale)) for scale, net in networks}
+        totals = self.processes.total(*sums.values())
+        values = {
+            scale: total / self.validation.count for scale, total in zip(sums, totals, strict=True)
+        }
         mean = fmean(values.values())
         if mean > self.best_psnr:
             self.best_psnr, self.best_iteration = mean, self.iteration
-            self._save_weights("best", values)
+            if self.main:
+                self._save_weights("best", values)
         self.seconds += time.monotonic() - began
         return values
 
@@ -207,22 +263,14 @@ class Trainer:
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _agree(self, flag: bool) -> bool:
-        """Whether any process says so: they must all stop at the same iteration."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
-
     def _log_row(self, window: Window, rate: float, values: dict[int, float]) -> LogRow:
-        loss = window.loss
-        if self.accelerator.num_processes > 1:
-            mean = self.accelerator.reduce(torch.tensor(loss, device=self.device), "mean")
-            loss = float(mean)
+        loss = self.processes.total(window.loss)[0] / self.processes.count
         if not math.isfinite(loss):
-            raise NumericalError(
+            error = NumericalError(
                 f"the loss is {loss} at iteration {self.iteration}: lower the learning"
                 " rate, or clip gradients (optimizer.clip_norm), and start again"
             )
+            raise self.processes.said_by(0, error)
         stage = self.config.stage_at(self.iteration - 1)
         return LogRow(
             iteration=self.iteration,
@@ -274,7 +322,7 @@ class Trainer:
         if self.main:
             self._save()
             self._save_weights("last", {})
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _save_weights(self, name: str, values: dict[int, float]) -> None:
         """The averaged weights in float32, a file for each scale; ``values``: their PSNR."""
@@ -287,6 +335,7 @@ class Trainer:
             "seed": config.seed,
             "device": str(self.device),
             "precision": self.precision,
+            "processes": self.processes.count,
         }
         for scale, network in by_scale(self.ema).items():
             file = f"{name}_x{scale}.safetensors" if config.scales else f"{name}.safetensors"

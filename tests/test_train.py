@@ -316,21 +316,24 @@ def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals)
     assert same_weights(whole, killed)
 
 
-def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
-    """`accelerate launch` on loopback: the same loss as one process with the whole batch."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
-    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m", "sruplift"]
-    for program, out in ((launch, "two"), ([sys.executable, "-m", "sruplift"], "one")):
-        command = program + arguments(images, tmp_path / out, 10)
-        done = subprocess.run(
-            command, env=environment, timeout=240, capture_output=True, text=True, check=False
+@pytest.mark.parametrize("model", ["pan", "srram"])
+def test_a_batch_in_parts_is_the_batch(images: Path, tmp_path: Path, model: str) -> None:
+    for parts in (1, 2, 4):
+        settings = config(
+            images,
+            model=model,
+            log_every=1,
+            data__batch_size=4,
+            data__accumulate=parts,
+            optimizer={"name": "muon", "warmup": 2, "clip_norm": 0.5},
         )
-        assert done.returncode == 0, done.stderr
-    one, two = log(tmp_path / "one"), log(tmp_path / "two")
-    losses = [[float(row["loss"]) for row in rows] for rows in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    assert float(one[-1]["val_psnr"]) == pytest.approx(float(two[-1]["val_psnr"]), abs=1e-3)
+        train(settings, tmp_path / str(parts))
+    whole, *others = (log(tmp_path / str(parts)) for parts in (1, 2, 4))
+    for other in others:
+        losses = [[float(row["loss"]) for row in rows] for rows in (whole, other)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    with pytest.raises(ConfigError, match="shared evenly by 1 processes in 4 parts"):
+        train(config(images, data__accumulate=4), tmp_path / "uneven")
 
 
 @pytest.mark.parametrize("resume", [False, True])

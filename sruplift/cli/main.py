@@ -69,7 +69,8 @@ def run() -> None:
     try:
         app()
     except SrupliftError as error:
-        typer.echo(f"sruplift: {error}", err=True)
+        if not error.said_elsewhere:
+            typer.echo(f"sruplift: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("sruplift: interrupted", err=True)

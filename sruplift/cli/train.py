@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,17 +39,29 @@ def command(
     max_minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Save and stop after so many minutes.")
     ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(min=1.0, help="Seconds that one of several processes waits for the others."),
+    ] = 600.0,
 ) -> None:
     """Train a network, or fine-tune released weights, on a folder of images."""
     from sruplift.config import read_config
 
     settings = read_config(config, set_ or ()).with_data(data or (), validation)
 
+    from sruplift.processes import is_first
     from sruplift.train import train
 
     folder = out or Path("runs") / Path(config).stem
+    run = partial(
+        train, settings, folder, resume=resume, max_minutes=max_minutes, patience=patience
+    )
+    if not is_first():
+        # Launched beside others: the first process speaks for all.
+        run()
+        return
     with _progress(settings.iterations) as show:
-        result = train(settings, folder, resume=resume, max_minutes=max_minutes, on_row=show)
+        result = run(on_row=show)
     best = "not validated yet"
     if result.best_iteration:
         best = (
