@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from torch import Tensor, nn
 
+from sruplift.backends import check_backend, through
 from sruplift.decoding import MAX_PIXELS
 from sruplift.engine import PRECISIONS, Engine
 from sruplift.errors import ImageError, UsageError, unknown_name
@@ -62,7 +63,8 @@ class UpscaleOptions:
     ``sizes.Target``. ``alpha``: transparency is resized ("bleed"), goes through the network
     ("net"), or is dropped; ``background`` is the colour that shows through where the target has
     no transparency. ``provenance``: whether a file says how it was made. ``compare``: a file for
-    a sheet that shows bicubic beside the result.
+    a sheet that shows bicubic beside the result. ``backend``: what runs the network, one of
+    ``backends.BACKENDS``.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -89,12 +91,14 @@ class UpscaleOptions:
     provenance: bool = True
     verify_seams: bool = False
     compare: str | Path | None = None
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
         self.target()
         self.background_rgb()
         if self.precision not in PRECISIONS:
             raise UsageError(unknown_name("precision", self.precision, PRECISIONS))
+        check_backend(self.backend, self.device, self.precision)
         if self.alpha not in ALPHA_MODES:
             raise UsageError(unknown_name("alpha mode", self.alpha, ALPHA_MODES))
         check_tile(self.tile_size, self.overlap)
@@ -259,9 +263,10 @@ class Upscaler:
 
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
         options = self.options
-        return Engine(
-            model, scale, options.device, options.precision, self_ensemble=options.self_ensemble
+        model, device, precision = through(
+            options.backend, model, scale, options.device, options.precision
         )
+        return Engine(model, scale, device, precision, self_ensemble=options.self_ensemble)
 
     def _array(self, array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
         """(H, W) or (H, W, C) -> the same, enlarged, and notes."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sruplift import __version__
-from sruplift.cli import compare, evaluate, models, train, upscale, weights
+from sruplift.cli import compare, evaluate, export, models, train, upscale, weights
 from sruplift.errors import SrupliftError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("train")(train.command)
 app.command("models")(models.command)
+app.add_typer(export.app, name="export")
 app.add_typer(weights.app, name="weights")
 
 

@@ -23,6 +23,13 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="torch, onnxruntime or openvino (CPU; slower here than torch, see docs/backends.md).",
+    ),
+]
 SelfEnsemble = Annotated[
     bool,
     typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, 8 times slower."),
