@@ -164,19 +164,20 @@ def _find_graph(network: nn.Module, made: Exportable, backend: str) -> bytes:
     Making one takes seconds. Of a network that is not ours the code may change unseen, so its graph
     is made each time.
     """
-    path = cache_folder("graphs") / f"{_key(network, made, backend)}.graph"
-    ours = isinstance(network, EXPORTABLE)
-    if ours and (kept := _read(path)) is not None:
-        return kept
+    path = None
+    if isinstance(network, EXPORTABLE):
+        path = cache_folder("graphs") / f"{_key(network, made, backend)}.graph"
+        if (kept := _read(path)) is not None:
+            return kept
     graph = make_graph(network, {}, framed=made.framed)
     run = START[backend](graph, torch.get_num_threads(), "fp32")
     largest_difference(run, network, framed=made.framed)
-    if ours:
+    if path is not None:
         _keep(path, graph)
     return graph
 
 
-def _key(network: nn.Module, made: Exportable, backend: str) -> str:
+def _key(network: SuperResolver, made: Exportable, backend: str) -> str:
     """A name for all that makes a graph what it is, and for the runtime that checked it."""
     runtime = importlib.import_module(backend).__version__
     facts = (type(network).__name__, network.scale, network.needs, repr(made), backend, runtime)

@@ -92,10 +92,10 @@ def export_onnx(
     _check_place(path, overwrite)
     if not OPSET <= opset <= LAST_OPSET:
         raise UsageError(f"opset must be from {OPSET} to {LAST_OPSET}, not {opset}")
-    require("onnx", "onnxruntime", "onnxscript", extra="onnx")
     if model in MODELS:  # Before anybody looks for weights in vain.
         check_exportable(MODELS[model].build(MODELS[model].scales[0]))
     file = find_weights(model, scale, weights)
+    require("onnx", "onnxruntime", "onnxscript", extra="onnx")
     network = load_model(model, scale, file)
     facts = describe(network, file)
     graph = make_graph(network, facts, opset=opset)

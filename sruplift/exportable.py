@@ -2,8 +2,8 @@
 
 A graph is made once and takes images of every size, so what a network computes from the size in
 Python is computed by tensors here. ``sruplift.fuse`` rewrites networks for PyTorch's kernels, with
-copies and strips that cost other runtimes more than they save (``docs/backends.md``). Of it, only
-the convolution that runs before the enlarging instead of after it is taken over.
+copies and strips that cost other runtimes more than they save (``docs/backends.md``). Of that, the
+convolution that runs before the enlarging instead of after it is taken over.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, onnxruntime or openvino (CPU; slower here than torch, see docs/backends.md).",
+        help="torch; openvino (CPU: faster in fp32, not in bf16) or onnxruntime (CPU: slower).",
     ),
 ]
 SelfEnsemble = Annotated[

@@ -21,7 +21,7 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"sruplift {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["upscale", "eval", "train", "models", "weights"])
+@pytest.mark.parametrize("command", ["upscale", "eval", "train", "models", "weights", "export"])
 def test_every_command_explains_itself(command: str) -> None:
     assert command in run("--help").stdout
     done = run(command, "--help")
