@@ -43,7 +43,7 @@ def test_a_tile_knows_its_place() -> None:
     tile = photo_like(36, 42)[None]
     result = made(tile, torch.tensor([6, 12, 61, 90]))
     torch.testing.assert_close(result, net(tile, Frame(6, 12, 61, 90)), **CLOSE)
-    assert (result - made(tile)).abs().max() > 1e-3
+    assert (result - made(tile)).abs().max() > 100 * CLOSE["atol"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 40), (12, 11), (30, 13)])
