@@ -47,6 +47,10 @@ class WeightsError(SrupliftError):
     """Weights that cannot be found, downloaded, verified or loaded."""
 
 
+class ExportError(SrupliftError):
+    """A network that cannot be exported, or a runtime that does not compute what PyTorch does."""
+
+
 class NumericalError(SrupliftError):
     """NaN or infinity where numbers are needed."""
 

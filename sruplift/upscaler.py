@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from PIL import ImageColor
 from torch import Tensor, nn
 
+from sruplift.backends import check_backend, through
 from sruplift.compilation import MODES
 from sruplift.decoding import MAX_PIXELS
 from sruplift.engine import PRECISIONS, Engine
@@ -64,6 +65,7 @@ class UpscaleOptions:
     ("net"), or is dropped; ``background`` is the colour that shows through where the target has
     no transparency. ``provenance``: whether a file says how it was made. ``compare``: a file for
     a sheet that shows bicubic beside the result. ``compile_mode`` is as in ``Compilation``.
+    ``backend``: what runs the network, one of ``backends.BACKENDS``.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -91,6 +93,7 @@ class UpscaleOptions:
     provenance: bool = True
     verify_seams: bool = False
     compare: str | Path | None = None
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
         self.target()
@@ -99,6 +102,7 @@ class UpscaleOptions:
             raise UsageError(unknown_name("precision", self.precision, PRECISIONS))
         if self.compile_mode not in MODES:
             raise UsageError(unknown_name("compile mode", self.compile_mode, MODES))
+        check_backend(self.backend, self.device, self.precision)
         if self.alpha not in ALPHA_MODES:
             raise UsageError(unknown_name("alpha mode", self.alpha, ALPHA_MODES))
         check_tile(self.tile_size, self.overlap)
@@ -262,13 +266,16 @@ class Upscaler:
 
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
         options = self.options
+        model, device, precision = through(
+            options.backend, model, scale, options.device, options.precision
+        )
         return Engine(
             model,
             scale,
-            options.device,
-            options.precision,
+            device,
+            precision,
             self_ensemble=options.self_ensemble,
-            compile_mode=options.compile_mode,
+            compile_mode=options.compile_mode if options.backend == "torch" else "off",
         )
 
     def _array(self, array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:

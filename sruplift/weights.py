@@ -30,6 +30,8 @@ from sruplift.manifest import (
 from sruplift.models import MODELS, create_model
 
 HF_PREFIX = "hf://"
+# Of weights that came from elsewhere and do not say.
+LICENCE_UNKNOWN = "that of the source file"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def import_checkpoint(
         "imported_from": source.name,
         "imported_sha256": sha256_of(source),
         "layout": found.origin,
-        "licence": found.metadata.get("licence", "that of the source file"),
+        "licence": found.metadata.get("licence", LICENCE_UNKNOWN),
     }
     save_weights(
         destination,

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from sruplift import __version__
-from sruplift.cli import batch, bench, compare, evaluate, explain, models, train, upscale, weights
+from sruplift.cli import (
+    batch,
+    bench,
+    compare,
+    evaluate,
+    explain,
+    export,
+    models,
+    train,
+    upscale,
+    weights,
+)
 from sruplift.errors import SrupliftError
 
 # Of a loop that looks whether the wait is over: some microseconds.
@@ -31,6 +42,7 @@ app.command("explain")(explain.command)
 app.command("bench")(bench.command)
 app.command("train")(train.command)
 app.command("models")(models.command)
+app.add_typer(export.app, name="export")
 app.add_typer(weights.app, name="weights")
 
 

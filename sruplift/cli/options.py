@@ -27,6 +27,13 @@ Compile = Annotated[
     str,
     typer.Option("--compile", help="PyTorch's compiler: auto (long jobs on a GPU), on or off."),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="torch; openvino (CPU: faster in fp32, not in bf16) or onnxruntime (CPU: slower).",
+    ),
+]
 SelfEnsemble = Annotated[
     bool,
     typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, 8 times slower."),
