@@ -1,8 +1,13 @@
-"""HPINet for inference: one projection into an attention, its last maps in sub-pixel blocks."""
+"""HPINet for inference: sums in place, its last maps in sub-pixel blocks.
+
+One projection for query, key and value at once was tried: what it saves is less than the copies
+cost that make its parts contiguous.
+"""
 
 from __future__ import annotations
 
-import torch
+import copy
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,36 +25,20 @@ from sruplift.models.hpinet import (
 from sruplift.models.layers import Frame, SuperResolver, bilinear, stage_factors
 
 
-def _make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    made.weight.data.copy_(weight)
-    if bias is not None:
-        made.bias.data.copy_(bias)
-    return made
-
-
 class FusedAttention(nn.Module):
-    """``Attention`` of a patch's pixels on their own, or ``across``, on another patch's."""
+    """``Attention`` with its scale in the queries' weights."""
 
-    def __init__(self, attention: Attention, *, across: bool) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.norm = attention.norm
-        query, key, value = attention.query.weight, attention.key.weight, attention.value.weight
-        self.scale = query.shape[0] ** -0.5
-        self.widths = [len(query), len(key), len(value)]
-        self.query = _make_linear(query, None) if across else None
-        self.project = _make_linear(
-            torch.cat([key, value] if across else [query, key, value]), None
-        )
+        self.norm, self.key, self.value = attention.norm, attention.key, attention.value
+        self.query = copy.deepcopy(attention.query)
+        self.query.weight.mul_(self.query.out_features**-0.5)
 
     def forward(self, tokens: Tensor, others: Tensor | None) -> Tensor:
         own = self.norm(tokens)
-        if self.query is None:
-            query, key, value = self.project(own).split(self.widths, dim=-1)
-        else:
-            query = self.query(own)
-            key, value = self.project(others).split(self.widths[1:], dim=-1)
-        return scaled_dot_product(query, key, value, self.scale).add_(tokens)
+        source = own if others is None else others
+        query, key, value = self.query(own), self.key(source), self.value(source)
+        return scaled_dot_product(query, key, value).add_(tokens)
 
 
 class FusedPixelIntegration(nn.Module):
@@ -60,17 +49,17 @@ class FusedPixelIntegration(nn.Module):
         self.patch_size, self.match, self.conv = block.patch_size, block.match, block.conv
         self.feed_forwards = block.feed_forwards
         self.attentions = nn.ModuleList(
-            FusedAttention(attention, across=number == 0)
-            for number, attention in enumerate(members(block.attentions, Attention))
+            FusedAttention(attention) for attention in members(block.attentions, Attention)
         )
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
         rows = PatchGrid(x.shape[-2], self.patch_size, frame.top, frame.height)
         columns = PatchGrid(x.shape[-1], self.patch_size, frame.left, frame.width)
         tokens = divide(x, rows, columns)
-        others = self.match(tokens)
+        others: Tensor | None = self.match(tokens)
         for attend, feed_forward in zip(self.attentions, self.feed_forwards, strict=True):
             tokens = feed_forward(attend(tokens, others))
+            others = None
         return self.conv(put_together(tokens, rows, columns)).add_(x)
 
 
