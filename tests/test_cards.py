@@ -79,15 +79,20 @@ def test_files_are_the_manifests() -> None:
 
 def test_each_measurement_stands_beside_the_papers() -> None:
     table = rows(CARD, "Measured")
+    names = ("Set5", "Set14", "BSD100")
     for entry in MANIFEST.weights:
         place = [row[0] for row in table].index(f"`{entry.model}` x{entry.scale}")
-        ours, papers = table[place][2:], table[place + 1]
-        for name, own, other in zip(("Set5", "Set14", "BSD100"), ours, papers[2:], strict=False):
-            means, paper = entry.metrics[name], find_published(entry.model, entry.scale, name)
-            assert own == f"{means.psnr_y:.2f} / {means.ssim_y:.4f}"
-            assert paper is not None
-            assert other == f"{paper.psnr:.2f} / {paper.ssim:.4f}"
-            assert papers[1] == paper.source
+        means = [entry.metrics[name] for name in names]
+        assert table[place][2:] == [f"{mean.psnr_y:.2f} / {mean.ssim_y:.4f}" for mean in means]
+        found = [find_published(entry.model, entry.scale, name) for name in names]
+        papers = [paper for paper in found if paper is not None]
+        following = table[place + 1 : place + 2]
+        if papers:
+            ((_, source, *values),) = following
+            assert {paper.source for paper in papers} == {source}
+            assert values == [f"{paper.psnr:.2f} / {paper.ssim:.4f}" for paper in papers]
+        else:  # HPINet's paper has the small network at x4 only.
+            assert all(row[0].startswith("`") for row in following)
         assert entry.metrics_command in CARD
 
 
