@@ -63,8 +63,7 @@ def command(
             warm_up=warm_up,
             compile_mode=compile_mode,
         )
-        for name in _models(model or ["pan"])
-        for each in scale or [4]
+        for name, each in _networks(model or ["pan"], scale or [4])
     ]
     results = [bench(each) for each in chosen]
     times = [list(time_tiles(each)) if tiles else [] for each in chosen]
@@ -79,10 +78,17 @@ def command(
         typer.echo(f"{each.model} x{each.scale}: tiles of {tile.edge} are kept in {path}")
 
 
-def _models(names: Sequence[str]) -> list[str]:
+def _networks(names: Sequence[str], scales: Sequence[int]) -> list[tuple[str, int]]:
+    """Each network and scale once; of "all" those that there are."""
     from sruplift.models import MODELS
 
-    return list(dict.fromkeys(n for name in names for n in (MODELS if name == "all" else [name])))
+    every = [(name, scale) for name in MODELS for scale in scales if scale in MODELS[name].scales]
+    chosen = (
+        pair
+        for name in names
+        for pair in (every if name == "all" else [(name, scale) for scale in scales])
+    )
+    return list(dict.fromkeys(chosen))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -68,5 +68,8 @@ def test_a_size_that_is_none_is_refused(size: str) -> None:
         CliRunner().invoke(app, ["--size", size], catch_exceptions=False)
 
 
-def test_all_are_all_networks_and_none_twice() -> None:
-    assert bench._models(["pan", "all"]) == ["pan", *(name for name in MODELS if name != "pan")]
+def test_all_are_all_networks_that_have_the_scale_and_none_twice() -> None:
+    others = [(name, 4) for name, spec in MODELS.items() if name != "pan" and 4 in spec.scales]
+    assert bench._networks(["pan", "all"], [4]) == [("pan", 4), *others]
+    assert ("srram-l", 4) not in others
+    assert bench._networks(["srram-l"], [4]) == [("srram-l", 4)]  # Refused, not left out.
