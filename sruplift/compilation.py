@@ -1,6 +1,6 @@
 """When ``torch.compile`` takes a network over, and what happens if it cannot.
 
-On CPUs "auto" never compiles: the rewritten networks (``sruplift.fuse``) are as fast without.
+On CPUs "auto" never compiles: the rewritten networks (``sruplift.fuse``) are faster without.
 On a GPU it begins with the network as it is, and compiles once that has run for as long as a
 compilation takes: so a short job never waits for it, and a long one loses little to the wait.
 """
@@ -65,19 +65,22 @@ class Compilation:
             SrupliftError: it cannot be compiled, or the result would be another; with "auto" this
                 is a warning, and the network runs as it is.
         """
-        if self.compiled is not None:
-            return self.compiled(*inputs)
-        if self.left != 0:
-            return self.model(*inputs)
-        self.left = None
-        sr = self.model(*inputs)
         try:
+            if self.compiled is not None:
+                # Another shape or precision is compiled anew, which may fail as the first did.
+                return _call(self.compiled, self.model, inputs)
+            if self.left != 0:
+                return self.model(*inputs)
+            self.left = None
+            sr = self.model(*inputs)
             self.compiled = _compiled(self.model, inputs, sr)
+            return sr
         except SrupliftError as error:
             if self.mode == "on":
                 raise
+            self.compiled = None
             warnings.warn(f"{error}; it runs as it is", stacklevel=2)
-        return sr
+            return self.model(*inputs)
 
 
 def _compiled(model: nn.Module, inputs: tuple[object, ...], expected: Tensor) -> Call:
@@ -86,16 +89,22 @@ def _compiled(model: nn.Module, inputs: tuple[object, ...], expected: Tensor) ->
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
     name = type(model).__name__
     call: Call = torch.compile(model)
-    try:
-        sr = call(*inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SrupliftError(f"{name} cannot be compiled here: {first}") from error
+    sr = _call(call, model, inputs)
     difference = float((sr.float() - expected.float()).abs().max())
     if not difference <= TOLERANCE:
         raise SrupliftError(
             f"{name} gives other pixels when compiled, by {255 * difference:.1f} levels"
         )
     return call
+
+
+def _call(call: Call, model: nn.Module, inputs: tuple[object, ...]) -> Tensor:
+    """``call``, made of ``model``; what goes wrong is a sentence, except a lack of memory."""
+    try:
+        return call(*inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        name = type(model).__name__
+        raise SrupliftError(f"{name} cannot be compiled here: {first}") from error

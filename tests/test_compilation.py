@@ -113,6 +113,23 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     assert compiler.compilations == 2  # It is not tried again.
 
 
+def test_a_shape_that_cannot_be_compiled_later_runs_as_it_is(compiler: Compiler) -> None:
+    for mode, device in (("auto", GPU), ("on", CPU)):
+        compiler.make = lambda x: x
+        network = Compilation(Doubled(), mode, device, framed=False)
+        network.ran(REPAID_AFTER)
+        run(network)
+        compiler.make = lambda _: 1 / 0  # type: ignore[assignment,return-value]
+        if mode == "on":
+            with pytest.raises(SrupliftError, match="cannot be compiled here"):
+                run(network)
+            continue
+        with pytest.warns(UserWarning, match="runs as it is"):
+            run(network)
+        run(network)
+        assert network.compiled is None
+
+
 def test_a_lack_of_memory_is_the_engines_to_mend(compiler: Compiler) -> None:
     def refuse(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
