@@ -33,7 +33,7 @@ class Perceptual:
     """Metrics that are ready to measure on ``device``.
 
     Raises:
-        UsageError: pyiqa is not installed or has no such metric.
+        UsageError: pyiqa is not installed, cannot be imported or has no such metric.
         SrupliftError: pyiqa cannot make a metric ready, most often for want of its weights.
     """
 
@@ -54,8 +54,9 @@ class Perceptual:
                 return pyiqa.create_metric(name, device=self.device)
         # Whatever its download or its third parties' code runs into.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SrupliftError(f"pyiqa cannot make the metric {name} ready: {reason}") from error
+            raise SrupliftError(
+                f"pyiqa cannot make the metric {name} ready: {_said(error)}"
+            ) from error
 
     def measure(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Every metric's value; ``sr`` and ``hr`` (1, 3, H, W), float in [0, 1], whole images.
@@ -74,8 +75,7 @@ def _value(name: str, metric: Any, sr: Tensor, hr: Tensor) -> float:
             value = float(metric(*pair))
     # A metric of sets of images (FID), an image too small for its network: each its own error.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise NumericalError(f"the metric {name} failed: {reason}") from error
+        raise NumericalError(f"the metric {name} failed: {_said(error)}") from error
     if not torch.tensor(value).isfinite():
         raise NumericalError(f"the metric {name} gave {value}")
     return value
@@ -89,6 +89,9 @@ def _import_pyiqa() -> Any:
             "perceptual metrics need pyiqa: pip install 'sruplift[perceptual]'"
             + ("" if error.name == "pyiqa" else f" ({error})")
         ) from error
+    # torchvision of another build than torch, a library that the system lacks.
+    except Exception as error:
+        raise UsageError(f"pyiqa is installed but cannot be imported: {_said(error)}") from error
 
 
 def _check_name(name: str, valid: Sequence[str]) -> None:
@@ -105,3 +108,8 @@ def _quiet_stdout() -> Iterator[None]:
     """pyiqa prints what it loads, on stdout, which carries data only."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
+
+
+def _said(error: Exception) -> str:
+    """What an error of somebody else's code says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

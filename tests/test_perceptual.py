@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
 import pyiqa_stand_in
 import pytest
@@ -43,6 +44,14 @@ def test_what_it_prints_is_not_on_stdout(
 def test_without_pyiqa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(UsageError, match=r"need pyiqa: pip install 'sruplift\[perceptual\]'$"):
+        Perceptual(["lpips"])
+
+
+def test_a_pyiqa_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pyiqa.py").write_text("raise RuntimeError('operator nms does\\nnot exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
+    with pytest.raises(UsageError, match=r"cannot be imported: operator nms does not exist$"):
         Perceptual(["lpips"])
 
 

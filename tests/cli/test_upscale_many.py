@@ -320,10 +320,17 @@ def test_a_terminal_gets_no_image(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle(
-    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     for name in "abc":
         save(f"in/{name}.png")
+    # A shell starts what runs in the background with SIGINT ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     real = cli.run_batch
 
     def interrupted(*arguments: Any) -> Any:
