@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from sruplift.errors import UsageError
 from sruplift.fuse.rewrites import make_conv, members, of_nearest
 from sruplift.models.a2n import A2N, TEMPERATURE, AttentionInAttention, DynamicWeights
-from sruplift.models.layers import InputNeeds, UpsamplingStage, leaky
+from sruplift.models.layers import (
+    BLOCK,
+    InputNeeds,
+    UpsamplingStage,
+    at_pixels,
+    block_sizes,
+    leaky,
+)
 from sruplift.models.maffsrn import (
     MAFFSRN,
     NEGATIVE_SLOPE,
@@ -136,7 +143,8 @@ class ExportableWeights(nn.Module):
         self.decide = make_conv(weights.decide.weight[:, :, None, None] / TEMPERATURE, None)
 
     def forward(self, x: Tensor, window: int) -> Tensor:
-        return torch.softmax(self.decide(F.relu(mean_around(self.reduce(x), window))), dim=1)
+        means = means_around(self.reduce(x), window)
+        return at_pixels(torch.softmax(self.decide(F.relu(means)), dim=1), x.shape[-2:])
 
 
 class ExportableAttention(nn.Module):
@@ -149,10 +157,11 @@ class ExportableAttention(nn.Module):
     def forward(self, x: Tensor, window: int) -> Tensor:
         block = self.block
         features = block.conv2(F.relu(block.conv1(x)))
-        centred = features - features.mean((2, 3), keepdim=True)
-        squares, means = mean_around(torch.cat([centred.square(), centred], 1), window).chunk(2, 1)
+        squares, means = means_around(torch.cat([features.square(), features], 1), window).chunk(
+            2, 1
+        )
         variance = (squares - means.square()).clamp(0)
-        channel = block.excite(F.relu(block.squeeze(variance)))
+        channel = at_pixels(block.excite(F.relu(block.squeeze(variance))), x.shape[-2:])
         return x + torch.sigmoid(channel + block.depthwise(features)) * features
 
 
@@ -173,17 +182,25 @@ class ExportableBlock(MultiAttentionBlock):
         return torch.sigmoid(F.relu(self.increase(wide + reduced)))
 
 
-def mean_around(x: Tensor, window: int) -> Tensor:
-    """``local_mean``, without a map whose size depends on whether the window fits."""
+def means_around(x: Tensor, window: int) -> Tensor:
+    """``layers.means_around``, without a map whose size depends on whether the window fits."""
+    height, width = x.shape[-2:]
+    # As far as the last block can lack; what is then too much is less than a block.
+    x = F.pad(x.float(), (0, BLOCK - 1, 0, BLOCK - 1))
+    sums = F.avg_pool2d(x, BLOCK) * BLOCK**2
+    area = block_sizes(height)[:, None] * block_sizes(width)
+    return _sums_around(sums, window) / _sums_around(area[None, None], window)
+
+
+def _sums_around(blocks: Tensor, window: int) -> Tensor:
     for dim in (-1, -2):
-        length = x.shape[dim]
-        edge = torch.sym_min(length, window)  # type: ignore[no-untyped-call]
-        sums = x.double().cumsum(dim)
+        length = blocks.shape[dim]
+        edge = torch.sym_min(length, window // BLOCK)  # type: ignore[no-untyped-call]
+        sums = blocks.cumsum(dim)
         sums = torch.cat([torch.zeros_like(sums.narrow(dim, 0, 1)), sums], dim)
         first = (torch.arange(length) - edge // 2).clamp(0, length - edge)
-        total = sums.index_select(dim, first + edge) - sums.index_select(dim, first)
-        x = (total / edge).to(x.dtype)
-    return x
+        blocks = sums.index_select(dim, first + edge) - sums.index_select(dim, first)
+    return blocks
 
 
 def stretched_places(lr: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:

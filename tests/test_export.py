@@ -95,7 +95,7 @@ def test_a_file_says_how_its_network_pools_and_whose_the_weights_are(tmp_path: P
     path = tmp_path / "a2n.safetensors"
     save_weights(path, net.state_dict(), model="a2n", scale=2, metadata={})
     facts = describe(net, find_weights("a2n", 2, path))
-    assert facts["pooling_window"] == "48"
+    assert facts["pooling_window"] == "40"
     assert facts["licence"] == LICENCE_UNKNOWN
     save_weights(path, net.state_dict(), model="a2n", scale=2, metadata={"licence": "MIT"})
     assert describe(net, find_weights("a2n", 2, path))["licence"] == "MIT"

@@ -11,9 +11,8 @@ from exports import NAMES, small_network
 from torch import nn
 
 from sruplift.errors import UsageError
-from sruplift.exportable import exportable, mean_around
-from sruplift.models import create_model
-from sruplift.models.layers import Frame, local_mean
+from sruplift.exportable import exportable, means_around
+from sruplift.models import create_model, layers
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 
@@ -42,14 +41,14 @@ def test_a_tile_knows_its_place() -> None:
     assert made.framed
     tile = photo_like(36, 42)[None]
     result = made(tile, torch.tensor([6, 12, 61, 90]))
-    torch.testing.assert_close(result, net(tile, Frame(6, 12, 61, 90)), **CLOSE)
+    torch.testing.assert_close(result, net(tile, layers.Frame(6, 12, 61, 90)), **CLOSE)
     assert (result - made(tile)).abs().max() > 100 * CLOSE["atol"]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 40), (12, 11), (30, 13)])
-def test_means_around_each_pixel(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (5, 40), (24, 23), (61, 13)])
+def test_means_around_blocks(shape: tuple[int, int]) -> None:
     x = photo_like(*shape)[None]
-    torch.testing.assert_close(mean_around(x, 12), local_mean(x, 12), **CLOSE)
+    torch.testing.assert_close(means_around(x, 24), layers.means_around(x, 24), **CLOSE)
 
 
 def test_hpinet_is_refused() -> None:

@@ -18,10 +18,11 @@ from sruplift.complexity import count_mult_adds
 from sruplift.datasets import read_hr
 from sruplift.engine import Engine
 from sruplift.fuse import fused, rewrites
+from sruplift.fuse.hpinet import FusedAttention
 from sruplift.importer import read_tensors, recognise
 from sruplift.models import MODELS, create_model
-from sruplift.models.hpinet import scaled_dot_product
-from sruplift.models.layers import Frame, SuperResolver, conv
+from sruplift.models.hpinet import Attention, scaled_dot_product
+from sruplift.models.layers import Frame, SuperResolver, bilinear, conv
 from sruplift.resize import bicubic
 from sruplift.weights import load_model
 
@@ -152,7 +153,7 @@ class Weights(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         made = func(*args, **(kwargs or {}))
-        if "softmax" in func.name():
+        if "exp_" in func.name():
             self.counts.append(made.numel())
         return made
 
@@ -162,7 +163,7 @@ def test_hpinet_holds_the_weights_of_a_few_patches_only(monkeypatch: pytest.Monk
     image = photo_like(60, 60)[None]
     whole = net(image)
     for pairs in (500_000, 1):
-        monkeypatch.setattr("sruplift.models.hpinet.CACHED_WEIGHTS", pairs)
+        monkeypatch.setattr("sruplift.fuse.hpinet.CACHED_WEIGHTS", pairs)
         with Weights() as weights:
             torch.testing.assert_close(net(image), whole, rtol=0, atol=1e-6)
         assert max(weights.counts) <= max(pairs, 24**4)
@@ -174,6 +175,34 @@ def test_hpinet_attends_as_pytorch_does() -> None:
     value = torch.randn(2, 5, 144, 56, generator=generator)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.2)
     torch.testing.assert_close(scaled_dot_product(query, key, value, 0.2), expected)
+
+
+@pytest.mark.parametrize(
+    ("strength", "alike"),
+    [(1.0, False), (25.0, False), (20.0, True)],
+    ids=["weak", "scores of thousands", "all weights too small"],
+)
+@torch.no_grad()
+def test_hpinet_attends_rewritten_as_before(strength: float, alike: bool) -> None:
+    torch.manual_seed(0)
+    attention = Attention(8, 4).eval()
+    attention.query.weight.copy_(strength * torch.eye(4, 8))
+    attention.key.weight.copy_((-strength if alike else strength) * torch.eye(4, 8))
+    tokens = torch.randn(1, 3, 36, 8)
+    if alike:  # each query far from each key, so that nothing is left of exp(-|q| |k|)
+        tokens[:] = tokens[:, :, :1]
+    others = None if alike else torch.randn(1, 3, 36, 8)
+    quick = FusedAttention(attention)
+    torch.testing.assert_close(quick(tokens, others), attention(tokens, others), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 7), (33, 20)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bilinear(scale: int, height: int, width: int) -> None:
+    image = torch.rand(2, 3, height, width)
+    torch.testing.assert_close(
+        rewrites.Bilinear(scale)(image), bilinear(image, scale), rtol=0, atol=2e-7
+    )
 
 
 @pytest.mark.parametrize(("name", "scale"), [*ONE_OF_EACH, ("hpinet-s", 2)])

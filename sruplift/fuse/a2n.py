@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.pan import FusedTail, leaky_
-from sruplift.fuse.rewrites import members, scaled
+from sruplift.fuse.rewrites import Bilinear, members, scaled
 from sruplift.models.a2n import (
     A2N,
     RGB_RANGE,
@@ -15,7 +15,7 @@ from sruplift.models.a2n import (
     AttentionInAttention,
     DynamicWeights,
 )
-from sruplift.models.layers import Frame, SuperResolver, beyond_windows, bilinear, window_means
+from sruplift.models.layers import Frame, SuperResolver, at_pixels, means_around
 
 
 class FusedWeights(nn.Module):
@@ -34,10 +34,10 @@ class FusedWeights(nn.Module):
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         size = x.shape[-2:]
         x = F.conv2d(x, self.reduce.weight[:, :, None, None]).float()
-        mean = x.mean((2, 3), keepdim=True) if window is None else window_means(x, window)
+        mean = x.mean((2, 3), keepdim=True) if window is None else means_around(x, window)
         decided = mean.relu_().movedim(1, -1).mul(self.difference).sum(-1)[:, None]
         share = torch.sigmoid(decided)
-        return share if window is None else beyond_windows(share, window, size)
+        return share if window is None else at_pixels(share, size)
 
 
 class FusedAttentionInAttention(nn.Module):
@@ -65,6 +65,7 @@ class FusedA2N(SuperResolver):
         super().__init__()
         self.scale, self.needs, self.window = net.scale, net.needs, net.window
         self.head = scaled(net.head, before=RGB_RANGE)
+        self.bilinear = Bilinear(net.scale)
         self.blocks = nn.ModuleList(
             FusedAttentionInAttention(block) for block in members(net.blocks, AttentionInAttention)
         )
@@ -76,4 +77,4 @@ class FusedA2N(SuperResolver):
         deep = shallow
         for block in self.blocks:
             deep = block(deep, self.window)
-        return self.tail(self.trunk_end(deep).add_(shallow), bilinear(lr, self.scale))
+        return self.tail(self.trunk_end(deep).add_(shallow), self.bilinear(lr))

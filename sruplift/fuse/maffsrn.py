@@ -6,17 +6,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, spread
+from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, spread, strips_of
 from sruplift.models.layers import Frame, SuperResolver
 from sruplift.models.maffsrn import (
     MAFFSRN,
+    NEGATIVE_SLOPE,
+    POOL_STRIDE,
+    POOL_WINDOW,
     FeatureFusionGroup,
+    MultiAttentionBlock,
     WeightNormConv,
     enlarge_bicubic,
+    stretched,
 )
 
 # LR pixels that an enlarged one is made of, beyond its own, by bicubic interpolation.
 BICUBIC_REACH = 2
+
+
+class FusedBlock(nn.Module):
+    """``MultiAttentionBlock``, activations, sums and products in place."""
+
+    def __init__(self, block: MultiAttentionBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        block = self.block
+        x = block.second(_activate_(block.first(x)))
+        reduced = block.reduce(x)
+        pooled = F.max_pool2d(block.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
+        wide = _activate_(block.dilated(pooled)).add_(_activate_(block.plain(pooled)))
+        rows, columns = stretched(wide, x, frame)
+        # Channels stay last only where they are the last dimension.
+        wide = wide.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
+        wide = wide.permute(0, 3, 1, 2)
+        far = block.increase(reduced.add_(wide)).relu_().sigmoid_()
+        near = block.near_depthwise(block.near(x)).sigmoid_()
+        return far.mul_(x).mul_(near)
 
 
 class FusedGroup(nn.Module):
@@ -27,7 +54,8 @@ class FusedGroup(nn.Module):
 
     def __init__(self, group: FeatureFusionGroup) -> None:
         super().__init__()
-        self.blocks = group.blocks
+        blocks = members(group.blocks, MultiAttentionBlock)
+        self.blocks = nn.ModuleList(FusedBlock(block) for block in blocks)
         first, *others = members(group.fuse, WeightNormConv)
         weight, bias = _in_turn(first).flatten(1), first.bias.double()
         for fuse in others:
@@ -43,8 +71,13 @@ class FusedGroup(nn.Module):
         second = self.blocks[1](first, frame).add_(first)
         third = self.blocks[2](second, frame).add_(second)
         fourth = self.blocks[3](third, frame)
-        together = self.fuse(torch.cat([first, second, third, fourth], dim=1))
-        return torch.add(together, x, alpha=self.skip_scale)
+        # In strips, since four maps in one would not stay in the cache.
+        result = torch.empty_like(x)
+        for rows in strips_of(x):
+            parts = [part[:, :, rows] for part in (first, second, third, fourth)]
+            together = self.fuse(torch.cat(parts, dim=1))
+            torch.add(together, x[:, :, rows], alpha=self.skip_scale, out=result[:, :, rows])
+        return result
 
 
 class FusedMAFFSRN(SuperResolver):
@@ -71,6 +104,10 @@ class FusedMAFFSRN(SuperResolver):
         with torch.autocast(lr.device.type, enabled=False):
             base = self.bicubic(F.pad(lr, (BICUBIC_REACH,) * 4, mode="replicate"))
         return spread(base.add_(detail), self.scale)
+
+
+def _activate_(x: Tensor) -> Tensor:
+    return F.leaky_relu_(x, NEGATIVE_SLOPE)
 
 
 def _in_turn(fuse: WeightNormConv) -> Tensor:

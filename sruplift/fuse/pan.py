@@ -2,7 +2,8 @@
 
 What was tried and bought nothing (bf16, one core with AVX-512): one convolution for the two 1x1
 that split a block's input, whose halves must then be copied apart; channels padded to 24 or 32;
-oneDNN's convolutions with an activation or a product attached; weights kept in bf16.
+oneDNN's convolutions with an activation or a product attached; weights kept in bf16; blocks in
+strips of 24 to 90 rows, as the tail is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.rewrites import (
+    Bilinear,
     as_blocks,
     as_pixels,
     clear_border,
@@ -22,7 +24,7 @@ from sruplift.fuse.rewrites import (
     of_nearest,
     spread,
 )
-from sruplift.models.layers import Frame, SuperResolver, UpsamplingStage, bilinear
+from sruplift.models.layers import Frame, SuperResolver, UpsamplingStage
 from sruplift.models.pan import PAN, SCPA
 
 # A stage's three convolutions, the last one's with the network's own, look two LR pixels far.
@@ -99,6 +101,7 @@ class FusedPAN(SuperResolver):
         super().__init__()
         self.scale, self.needs = net.scale, net.needs
         self.head = net.head
+        self.bilinear = Bilinear(net.scale)
         self.blocks = nn.Sequential(*(FusedSCPA(block) for block in members(net.blocks, SCPA)))
         self.trunk_end = net.trunk_end
         self.tail = FusedTail(net.upsample, net.last)
@@ -106,4 +109,4 @@ class FusedPAN(SuperResolver):
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head(lr)
         deep = self.trunk_end(self.blocks(shallow)).add_(shallow)
-        return self.tail(deep, bilinear(lr, self.scale))
+        return self.tail(deep, self.bilinear(lr))

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sruplift.models.layers import bilinear
 
 # LR pixels of a strip, before it is enlarged: two maps of it stay in a CPU's last-level cache.
 STRIP_PIXELS = 2**15
@@ -145,16 +148,19 @@ def in_strips(
     given back to the system. ``halo`` is how many rows of ``x`` a row of the result looks beyond
     its own on each side.
     """
+    for rows in strips_of(x, 4 * halo):
+        start = max(rows.start - halo, 0)
+        result = run(x[:, :, start : rows.stop + halo])
+        kept = slice((rows.start - start) * scale, (rows.stop - start) * scale)
+        yield slice(rows.start * scale, rows.stop * scale), result[:, :, kept]
+
+
+def strips_of(x: Tensor, least: int = 1) -> Iterator[slice]:
+    """The rows of ``x`` in strips of at least so many; in one where it is not on a CPU."""
     height, width = x.shape[-2:]
-    rows = max(STRIP_PIXELS // width, 4 * halo) if x.device.type == "cpu" else height
+    rows = max(STRIP_PIXELS // width, least) if x.device.type == "cpu" else height
     for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        start = max(top - halo, 0)
-        result = run(x[:, :, start : bottom + halo])
-        yield (
-            slice(top * scale, bottom * scale),
-            result[:, :, (top - start) * scale : (bottom - start) * scale],
-        )
+        yield slice(top, min(top + rows, height))
 
 
 def kernel_of(
@@ -187,3 +193,26 @@ def kernel_of(
     # A block that lies before the dot has it at a tap after its middle.
     weight = (blocks[:-1] - still).flip(2, 4).permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
     return weight, still[0, :, 0, :, 0].permute(1, 2, 0).flatten()
+
+
+class Bilinear(nn.Module):
+    """``layers.bilinear``, for x2 and x4 as a convolution of the image with its edges repeated.
+
+    PyTorch's own takes three times as long where channels are last (CPU, x4). Of x3 the places of
+    its pixels are rounded in float32, the further from the corner the more.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv: nn.Conv2d | None = None
+        if scale in (2, 4):
+            weight, _ = kernel_of(lambda lr: bilinear(lr, scale), 3, scale, 1)
+            self.conv = make_conv(weight.float(), None)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        if self.conv is None:
+            return bilinear(lr, self.scale)
+        with torch.autocast(lr.device.type, enabled=False):
+            blocks = self.conv(F.pad(lr, (1, 1, 1, 1), mode="replicate"))
+        return spread(blocks, self.scale)

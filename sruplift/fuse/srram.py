@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, scaled, spread
 from sruplift.models.layers import Frame, SuperResolver, stage_factors
-from sruplift.models.srram import RGB_RANGE, SRRAM
+from sruplift.models.srram import RGB_RANGE, SRRAM, ResidualAttention
 
 # LR pixels that an output pixel depends on beyond its own, through all of the tail.
 REACH = 2
@@ -49,6 +50,20 @@ class FusedTail(nn.Module):
         return result
 
 
+class FusedResidualAttention(nn.Module):
+    """``ResidualAttention``, activations, sums and products in place."""
+
+    def __init__(self, block: ResidualAttention) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, window: int | None) -> Tensor:
+        block = self.block
+        features = block.conv2(F.relu_(block.conv1(x)))
+        channel = block.for_channels(features, window)
+        return block.depthwise(features).add_(channel).sigmoid_().mul_(features).add_(x)
+
+
 class FusedSRRAM(SuperResolver):
     """``SRRAM`` for inference. The range of 0 to 255 is in the first and last weights."""
 
@@ -60,7 +75,8 @@ class FusedSRRAM(SuperResolver):
         # The mean colour stays out of the bias: zero padding comes after it.
         self.register_buffer("mean", net.mean, persistent=False)
         self.head = scaled(net.head, before=RGB_RANGE)
-        self.blocks = net.blocks
+        blocks = members(net.blocks, ResidualAttention)
+        self.blocks = nn.ModuleList(FusedResidualAttention(block) for block in blocks)
         self.trunk_end = net.trunk_end
         self.tail = FusedTail(net)
 

@@ -5,16 +5,17 @@ Implements the network of the authors' released code (haoyuc/A2N), with its soft
 works on values from 0 to 255 inside.
 
 Each block pools over the whole image, which makes a tile another image. Training saw patches of 48
-pixels; pooling over as much around each pixel agrees with that, and tiles then agree with the
+pixels; pooling over about as much around each pixel agrees with that, and tiles then agree with the
 image. Measured with the authors' x2 weights (PSNR on Y; 25 images of B100, every fourth, and Set14;
 tiles of 128 with overlap 32 against the image, the worst and the mean of Set14's images that are
-larger, bf16):
+larger, bf16; the windows move in steps of ``layers.BLOCK``):
 
 | pooled over | B100 | Set14 | tiles against whole: worst, mean |
 | --- | --- | --- | --- |
-| whole image | 31.906 dB | 33.718 dB | 36.6 dB, 56.3 dB |
-| 32 pixels | 31.922 dB | 33.688 dB | 67.3 dB, 70.9 dB |
-| 48 pixels | 31.927 dB | 33.688 dB | 64.0 dB, 70.3 dB |
+| whole image | 31.906 dB | 33.716 dB | 36.5 dB, 56.1 dB |
+| 40 pixels | 31.926 dB | 33.692 dB | 66.4 dB, 71.3 dB |
+| 56 pixels | 31.927 dB | 33.698 dB | 60.8 dB, 70.2 dB |
+| 72 pixels | 31.925 dB | 33.712 dB | 57.5 dB, 69.1 dB |
 
 Tiles that each pool over themselves are 0.02 to 0.05 dB better than the whole image on Set14, but
 every tile is another picture. ``sruplift eval`` pools over the whole image, as training pools over
@@ -30,13 +31,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.models.layers import (
+    BLOCK,
     Frame,
     InputNeeds,
     SuperResolver,
+    at_pixels,
     bilinear,
     conv,
     leaky,
-    local_mean,
+    means_around,
     upsampling_stages,
 )
 
@@ -48,8 +51,8 @@ TEMPERATURE = 30
 class A2NConfig:
     """Sizes of an A2N. The paper's network is the default; A2N-M has a non-attention kernel of 1.
 
-    ``window`` is the edge of the square, in LR pixels, over which a block pools around each pixel;
-    None pools over the whole image, as training does with its patches.
+    ``window`` is the edge of the square, in LR pixels, over which a block pools around each pixel
+    (``layers.means_around``); None pools over the whole image, as training does with its patches.
     """
 
     scale: int = 4
@@ -69,9 +72,10 @@ class DynamicWeights(nn.Module):
         self.decide = nn.Linear(num_features // 4, 2, bias=False)
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
-        mean = x.mean((2, 3), keepdim=True) if window is None else local_mean(x, window)
+        mean = x.mean((2, 3), keepdim=True) if window is None else means_around(x, window)
         logits = self.decide(F.relu(self.reduce(mean.movedim(1, -1))))
-        return torch.softmax(logits.float() / TEMPERATURE, dim=-1).movedim(-1, 1)
+        shares = torch.softmax(logits.float() / TEMPERATURE, dim=-1).movedim(-1, 1)
+        return shares if window is None else at_pixels(shares, x.shape[-2:])
 
 
 class AttentionBranch(nn.Module):
@@ -116,7 +120,7 @@ class A2N(SuperResolver):
         self.config = config
         self.scale = config.scale
         self.window = config.window
-        self.needs = InputNeeds(receptive_field=None, overlap=32, window=48, memory=3)
+        self.needs = InputNeeds(receptive_field=None, overlap=32, window=40, grid=BLOCK, memory=3)
         features, narrow = config.num_features, config.num_upsampling_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(AttentionInAttention(config) for _ in range(config.num_blocks))

@@ -88,12 +88,19 @@ class PatchGrid:
         return torch.where(same == count, weights[here], 1 / count).to(device)
 
 
+class LayerNorm(nn.LayerNorm):
+    """In float32, since PyTorch's kernel for short rows in bf16 takes twice as long on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float() if x.dtype == torch.bfloat16 else x)
+
+
 class Attention(nn.Module):
     """Single-head attention of a patch's pixels, on another patch's or on their own."""
 
     def __init__(self, num_features: int, num_query_features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(num_features)
+        self.norm = LayerNorm(num_features)
         self.query = nn.Linear(num_features, num_query_features, bias=False)
         self.key = nn.Linear(num_features, num_query_features, bias=False)
         self.value = nn.Linear(num_features, num_features, bias=False)
@@ -111,7 +118,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, num_features: int, num_hidden_features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(num_features)
+        self.norm = LayerNorm(num_features)
         self.widen = nn.Linear(num_features, num_hidden_features)
         self.narrow = nn.Linear(num_hidden_features, num_features)
 
@@ -128,7 +135,7 @@ class Matching(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(num_features)
+        self.norm = LayerNorm(num_features)
 
     def forward(self, tokens: Tensor) -> Tensor:
         means = self.norm(tokens.mean(2)).float()

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Edge of the blocks by which networks pool around a pixel, LR pixels. Tiles start at multiples.
+BLOCK = 8
+
 
 @dataclass(frozen=True)
 class InputNeeds:
@@ -142,35 +145,33 @@ def bilinear(lr: Tensor, scale: int) -> Tensor:
     return F.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-def local_mean(x: Tensor, window: int) -> Tensor:
-    """Mean of each channel in a square around each pixel: (B, C, H, W) -> the same shape.
+def means_around(x: Tensor, window: int) -> Tensor:
+    """Mean of each channel in a square around each block of pixels, float32.
 
-    The square is moved inward at the borders, and is as large as the image where that is smaller,
-    so that every mean is over equally many pixels.
+    (B, C, H, W) -> (B, C, H / BLOCK, W / BLOCK), rounded up: the last blocks may be cut. The square
+    is ``window`` pixels wide, an odd number of blocks. At the borders it is moved inward, and it
+    is the image where that is smaller, so that every mean is over about equally many pixels.
+    ``at_pixels`` makes maps of the image's size of what is computed from the means.
+
+    A mean around every pixel, by running sums, takes longer than the networks' convolutions.
     """
-    return beyond_windows(window_means(x, window), window, x.shape[-2:])
+    sums = F.avg_pool2d(x.float(), BLOCK, ceil_mode=True, count_include_pad=False)
+    counts = [block_sizes(size, x.device) for size in x.shape[-2:]]
+    edges = [min(window // BLOCK, len(count)) for count in counts]
+    area = counts[0][:, None] * counts[1]
+    total = F.avg_pool2d(sums * area, edges, stride=1)
+    means = total / F.avg_pool2d(area[None, None], edges, stride=1)
+    margins = ((edge // 2, edge - 1 - edge // 2) for edge in reversed(edges))
+    return F.pad(means, [margin for pair in margins for margin in pair], mode="replicate")
 
 
-def window_means(x: Tensor, window: int) -> Tensor:
-    """Mean of each channel in every square inside: (B, C, H, W) -> (B, C, H - edge + 1, …).
-
-    The edge is ``window``, or the image's side where that is smaller. By summed-area tables, in
-    float64: a running sum of a large image loses the small differences in float32.
-    """
-    for dim in (-1, -2):
-        edge = min(window, x.shape[dim])
-        sums = x.double().movedim(dim, -1).cumsum(-1).movedim(-1, dim)
-        first = sums.narrow(dim, edge - 1, 1)
-        length = x.shape[dim] - edge
-        moved = sums.narrow(dim, edge, length) - sums.narrow(dim, 0, length)
-        x = (torch.cat([first, moved], dim) / edge).to(x.dtype)
-    return x
+def at_pixels(blocks: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Values of blocks, interpolated for the pixels of an image of ``size`` (height, width)."""
+    x = F.interpolate(blocks, scale_factor=BLOCK, mode="bilinear", align_corners=False)
+    return x[..., : size[0], : size[1]]
 
 
-def beyond_windows(means: Tensor, window: int, size: tuple[int, int] | torch.Size) -> Tensor:
-    """``window_means``, or what was made of each, for every pixel of an image of ``size``."""
-    padding = []
-    for length in reversed(size):
-        edge = min(window, length)
-        padding += [edge // 2, edge - 1 - edge // 2]
-    return F.pad(means, padding, mode="replicate")
+def block_sizes(length: int, device: torch.device | None = None) -> Tensor:
+    """How many of an axis's pixels each of its blocks has, float32."""
+    starts = torch.arange(0, length, BLOCK, device=device)
+    return (length - starts).clamp(max=BLOCK).float()

@@ -94,9 +94,8 @@ class MultiAttentionBlock(nn.Module):
         reduced = self.reduce(x)
         pooled = F.max_pool2d(self.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
         wide = _activate(self.dilated(pooled)) + _activate(self.plain(pooled))
-        wide = _stretch(
-            _stretch(wide, -2, x, frame.top, frame.height), -1, x, frame.left, frame.width
-        )
+        rows, columns = stretched(wide, x, frame)
+        wide = wide.index_select(-2, rows).index_select(-1, columns)
         return torch.sigmoid(F.relu(self.increase(wide + reduced)))
 
     def _from_nearby(self, x: Tensor) -> Tensor:
@@ -162,17 +161,23 @@ def enlarge_bicubic(lr: Tensor, scale: int) -> Tensor:
     return F.interpolate(lr, scale_factor=scale, mode="bicubic", align_corners=False)
 
 
-def _stretch(pooled: Tensor, dim: int, like: Tensor, start: int, length: int) -> Tensor:
-    """``pooled`` along ``dim`` by nearest neighbour, as for an image of ``length`` pixels.
+def stretched(pooled: Tensor, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    """For each row and each column of ``x`` the one of ``pooled`` that it takes.
 
-    ``like`` is its part from ``start`` on, which is a multiple of the period.
+    By nearest neighbour as for the image of ``frame``, whose part ``x`` is.
     """
-    size = like.shape[dim]
+    rows = _places(x.shape[-2], frame.top, frame.height, pooled.shape[-2], x.device)
+    columns = _places(x.shape[-1], frame.left, frame.width, pooled.shape[-1], x.device)
+    return rows, columns
+
+
+def _places(size: int, start: int, length: int, pooled: int, device: torch.device) -> Tensor:
+    """Of ``size`` pixels from ``start`` on, a multiple of the period, of an image's ``length``."""
     in_image = ((length + 1) // 2 - POOL_WINDOW) // POOL_STRIDE + 1
-    ratio = torch.tensor(in_image / length, dtype=torch.float32, device=like.device)
-    place = torch.arange(start, start + size, device=like.device, dtype=torch.float32)
+    ratio = torch.tensor(in_image / length, dtype=torch.float32, device=device)
+    place = torch.arange(start, start + size, device=device, dtype=torch.float32)
     index = (place * ratio).floor().long().clamp(max=in_image - 1) - start // PERIOD
-    return pooled.index_select(dim, index.clamp(0, pooled.shape[dim] - 1))
+    return index.clamp(0, pooled - 1)
 
 
 def _shuffle(first: Tensor, second: Tensor) -> Tensor:

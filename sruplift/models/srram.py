@@ -18,7 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.models.layers import Frame, InputNeeds, SuperResolver, conv, local_mean, stage_factors
+from sruplift.models.layers import (
+    BLOCK,
+    Frame,
+    InputNeeds,
+    SuperResolver,
+    at_pixels,
+    conv,
+    means_around,
+    stage_factors,
+)
 
 RGB_RANGE = 255
 MEAN_COLOUR = (0.4488, 0.4371, 0.4040)
@@ -30,7 +39,8 @@ class SRRAMConfig:
     """Sizes of an SRRAM. The paper's light network is the default; the large one has 64 blocks.
 
     ``window`` is the edge of the square, in LR pixels, over which the variance is taken around
-    each pixel; None takes it over the whole image, as training does with its patches.
+    each pixel (``layers.means_around``); None takes it over the whole image, as training does with
+    its patches.
     """
 
     scale: int = 4
@@ -52,8 +62,13 @@ class ResidualAttention(nn.Module):
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         features = self.conv2(F.relu(self.conv1(x)))
+        gate = torch.sigmoid(self.for_channels(features, window) + self.depthwise(features))
+        return x + gate * features
+
+    def for_channels(self, features: Tensor, window: int | None) -> Tensor:
+        """What the attention by channels adds, (B, C, 1, 1), or (B, C, H, W) with a window."""
         channel = self.excite(F.relu(self.squeeze(_variance(features, window))))
-        return x + torch.sigmoid(channel + self.depthwise(features)) * features
+        return channel if window is None else at_pixels(channel, features.shape[-2:])
 
 
 class SRRAM(SuperResolver):
@@ -66,7 +81,7 @@ class SRRAM(SuperResolver):
         self.config = config
         self.scale = config.scale
         self.window = config.window
-        self.needs = InputNeeds(receptive_field=None, overlap=32, window=56, memory=1.6)
+        self.needs = InputNeeds(receptive_field=None, overlap=32, window=40, grid=BLOCK, memory=1.6)
         features = config.num_features
         self.head = conv(3, features, 3)
         self.blocks = nn.ModuleList(ResidualAttention(features) for _ in range(config.num_blocks))
@@ -90,10 +105,9 @@ class SRRAM(SuperResolver):
 
 
 def _variance(x: Tensor, window: int | None) -> Tensor:
-    """Population variance of each channel, (B, C, 1, 1) or around each pixel (B, C, H, W)."""
+    """Population variance of each channel, (B, C, 1, 1), or around each block (B, C, h, w)."""
     x = x.float()  # a difference of squares, which half precision loses
-    centred = x - x.mean((2, 3), keepdim=True)
     if window is None:
         # ``var`` is many times slower where channels are last.
-        return centred.square().mean((2, 3), keepdim=True)
-    return (local_mean(centred.square(), window) - local_mean(centred, window).square()).clamp(0)
+        return (x - x.mean((2, 3), keepdim=True)).square().mean((2, 3), keepdim=True)
+    return (means_around(x.square(), window) - means_around(x, window).square()).clamp(0)

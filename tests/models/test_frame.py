@@ -12,7 +12,7 @@ from torch import Tensor
 from sruplift.dihedral import SelfEnsemble
 from sruplift.models.hpinet import HPINet, HPINetConfig, PatchGrid
 from sruplift.models.layers import Frame, SuperResolver
-from sruplift.models.maffsrn import MAFFSRN, MAFFSRNConfig, MultiAttentionBlock
+from sruplift.models.maffsrn import MAFFSRN, MAFFSRNConfig, MultiAttentionBlock, stretched
 from sruplift.tiling import assemble, plan_tiles, run_tiled
 
 
@@ -58,16 +58,13 @@ def test_a_maffsrn_block_stretches_as_torch_does() -> None:
     for size in (13, 14, 40, 61):
         x = torch.rand(1, 32, size, size + 5)
         pooled = torch.nn.functional.max_pool2d(block.shrink(block.reduce(x)), 7, 3)
-        stretched = torch.nn.functional.interpolate(pooled, size=x.shape[-2:], mode="nearest")
-        assert torch.equal(_by_block(pooled, x), stretched)
+        expected = torch.nn.functional.interpolate(pooled, size=x.shape[-2:], mode="nearest")
+        assert torch.equal(_by_block(pooled, x), expected)
 
 
 def _by_block(pooled: Tensor, x: Tensor) -> Tensor:
-    from sruplift.models.maffsrn import _stretch
-
-    frame = Frame.whole(x)
-    pooled = _stretch(pooled, -2, x, frame.top, frame.height)
-    return _stretch(pooled, -1, x, frame.left, frame.width)
+    rows, columns = stretched(pooled, x, Frame.whole(x))
+    return pooled.index_select(-2, rows).index_select(-1, columns)
 
 
 def test_hpinet_in_tiles_divides_as_the_whole_does() -> None:

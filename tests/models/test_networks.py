@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.models import MODELS, count_parameters, create_model
-from sruplift.models.layers import local_mean, mirror
+from sruplift.models.layers import at_pixels, means_around, mirror
 
 # Counted by hand from each paper's figures (its tables print them in thousands). SRRAM's table says
 # 942K, 1127K and 1090K, which are these and two more last convolutions of 1,731 parameters.
@@ -83,23 +83,38 @@ def test_a_window_larger_than_the_image_pools_over_all_of_it(name: str) -> None:
     model = make(name, 2)
     image = torch.rand(1, 3, 20, 28)
     whole = model(image)
-    model.window = 28  # type: ignore[assignment]
+    model.window = 56  # type: ignore[assignment]
     torch.testing.assert_close(model(image), whole, rtol=0, atol=2e-5)
     model.window = 8  # type: ignore[assignment]
     assert (model(image) - whole).abs().max() > 1e-6
 
 
-def test_a_local_mean_is_the_mean_of_a_square_inside_the_image() -> None:
-    image = torch.rand(1, 2, 9, 12)
-    means = local_mean(image, 4)
+def test_means_around_blocks_are_of_squares_inside_the_image() -> None:
+    image = torch.rand(1, 2, 43, 52)  # 6 and 7 blocks, the last ones cut
+    means = means_around(image, 24)
+    assert means.shape == (1, 2, 6, 7)
 
-    def square(y: int, x: int) -> Tensor:
-        top, left = min(max(y - 2, 0), 5), min(max(x - 2, 0), 8)
-        return image[..., top : top + 4, left : left + 4].mean((2, 3))
+    def square(row: int, column: int) -> Tensor:
+        top, left = 8 * min(max(row - 1, 0), 3), 8 * min(max(column - 1, 0), 4)
+        return image[..., top : top + 24, left : left + 24].mean((2, 3))
 
-    for y, x in [(0, 0), (4, 6), (8, 11), (2, 9)]:
-        torch.testing.assert_close(means[..., y, x], square(y, x))
-    torch.testing.assert_close(local_mean(image, 50)[..., 3, 3], image.mean((2, 3)))
+    for row in range(6):
+        for column in range(7):
+            torch.testing.assert_close(means[..., row, column], square(row, column))
+    torch.testing.assert_close(means_around(image, 56)[..., 3, 3], image.mean((2, 3)))
+
+
+def test_a_tile_on_the_grid_has_the_means_of_its_image() -> None:
+    image = torch.rand(1, 1, 80, 96)
+    whole, tile = means_around(image, 24), means_around(image[..., 16:72, 8:], 24)
+    torch.testing.assert_close(tile[..., 1:-1, 1:], whole[..., 3:8, 2:])
+
+
+def test_values_of_blocks_are_interpolated_between_their_middles() -> None:
+    pixels = at_pixels(torch.tensor([[[[0.0, 8.0, 8.0]]]]), (3, 21))
+    assert pixels.shape == (1, 1, 3, 21)
+    row = [0.0] * 4 + [0.5 + i for i in range(8)] + [8.0] * 9
+    torch.testing.assert_close(pixels[0, 0, 1], torch.tensor(row))
 
 
 def test_mirrored_pixels_continue_the_image() -> None:
