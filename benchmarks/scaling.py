@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from PIL import Image as Pillow
 
+from sruplift.heap import keep_freed_memory
 from sruplift.reading import read_image
 from sruplift.tiling import Rows
 from sruplift.upscaler import Upscaler
@@ -70,6 +71,7 @@ def network_seconds(upscaler: Upscaler, path: Path) -> float:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photo", type=Path)
     parser.add_argument("--megapixels", type=float, nargs="+", default=[0.25, 1, 4, 12, 25])

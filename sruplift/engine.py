@@ -16,6 +16,7 @@ from sruplift.compilation import Compilation
 from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import NumericalError, SrupliftError, UsageError, unknown_name
 from sruplift.fuse import fused
+from sruplift.heap import is_kept
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
 from sruplift.tiling import (
@@ -34,9 +35,10 @@ from sruplift.tuning import tuned_tile, tuning_key
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
 DEVICES = ("cpu", "cuda", "cuda:N", "xpu", "mps")
-# A tile no larger than this many LR pixels. On CPUs larger tiles are slower: their feature maps
-# are given back to the system and cleared again for every layer (PAN x4, fp32, one core: 3.9 s
-# for 262,144 pixels in tiles of 128 to 256, 6.0 s in one of 512). GPUs only tire of overlaps.
+# A tile no larger than this many LR pixels. On CPUs larger tiles are slower, since their feature
+# maps are given back to the system and cleared again for every layer, unless freed memory stays
+# with the process (``heap`` has the figures). GPUs only tire of overlaps.
+LARGEST_KEPT_TILE = 768**2
 LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "xpu": 2048**2, "mps": 512**2}
 SMALLEST_TILE = 32
 # Below half a level of 8 bits everything is black.
@@ -358,7 +360,8 @@ def largest_tile(
     """
     cost = _bytes_per_pixel(precision, scale, memory)
     pixels = int(available_memory(device) * MEMORY_SHARE / cost)
-    return max(min(pixels, fastest or LARGEST_TILE[device.type]), SMALLEST_TILE**2)
+    most = LARGEST_KEPT_TILE if device.type == "cpu" and is_kept() else LARGEST_TILE[device.type]
+    return max(min(pixels, fastest or most), SMALLEST_TILE**2)
 
 
 def bytes_per_pixel(engine: Engine) -> float:

@@ -54,6 +54,12 @@ def _isolated_cache(
     monkeypatch.delenv("SRUPLIFT_HUB_REPO", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in this process does not change how all later tests get memory."""
+    monkeypatch.setattr("sruplift.heap._tell_glibc", lambda: False)
+
+
 def photo_like(height: int, width: int, *, seed: int = 0) -> Tensor:
     """A (3, H, W) float image in [0, 1] with gradients, edges and texture: harsher than a photo."""
     random = np.random.default_rng(seed)

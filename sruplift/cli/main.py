@@ -23,6 +23,7 @@ from sruplift.cli import (
     weights,
 )
 from sruplift.errors import SrupliftError
+from sruplift.heap import keep_freed_memory
 
 # Of a loop that looks whether the wait is over: some microseconds.
 SPINS = "1000"
@@ -79,6 +80,7 @@ def wait_briefly(environment: MutableMapping[str, str]) -> None:
 def run() -> None:
     """The console entry point: exit code 0, 1 (an input failed), 2 (usage), 130 (interrupted)."""
     wait_briefly(os.environ)
+    keep_freed_memory()
     try:
         app()
     except SrupliftError as error:

@@ -29,6 +29,7 @@ from sruplift.cluster.planning import ClusterOptions, Partition, Plan, make_plan
 from sruplift.cluster.work import Outcome, do_partition
 from sruplift.engine import choose_device
 from sruplift.errors import SrupliftError, UsageError
+from sruplift.heap import keep_freed_memory
 from sruplift.report import record_of
 
 # Of a worker, where nothing else is asked for and the machine has as many.
@@ -213,6 +214,7 @@ def _upscaler(options: ClusterOptions, cores: int) -> Any:
     from sruplift.upscaler import Upscaler
 
     torch.set_num_threads(cores)
+    keep_freed_memory()  # as the commands do, so that tiles are the same
     upscale = options.upscale
     fields = {name: getattr(upscale, name) for name in upscale.__dataclass_fields__}
     return Upscaler(**fields)

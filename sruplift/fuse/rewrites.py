@@ -155,10 +155,10 @@ def in_strips(
         yield slice(rows.start * scale, rows.stop * scale), result[:, :, kept]
 
 
-def strips_of(x: Tensor, least: int = 1) -> Iterator[slice]:
-    """The rows of ``x`` in strips of at least so many; in one where it is not on a CPU."""
+def strips_of(x: Tensor, least: int = 1, grid: int = 1) -> Iterator[slice]:
+    """The rows of ``x`` in strips of at least so many, on a grid; in one if it is not on a CPU."""
     height, width = x.shape[-2:]
-    rows = max(STRIP_PIXELS // width, least) if x.device.type == "cpu" else height
+    rows = max(STRIP_PIXELS // width // grid * grid, least) if x.device.type == "cpu" else height
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
 

@@ -11,8 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.fuse.rewrites import for_spread, kernel_of, make_conv, members, scaled, spread
-from sruplift.models.layers import Frame, SuperResolver, stage_factors
+from sruplift.fuse.rewrites import (
+    for_spread,
+    kernel_of,
+    make_conv,
+    members,
+    scaled,
+    spread,
+    strips_of,
+)
+from sruplift.models.layers import (
+    BLOCK,
+    Frame,
+    SuperResolver,
+    block_means,
+    blocks_around,
+    stage_factors,
+)
 from sruplift.models.srram import RGB_RANGE, SRRAM, ResidualAttention
 
 # LR pixels that an output pixel depends on beyond its own, through all of the tail.
@@ -60,7 +75,7 @@ class FusedResidualAttention(nn.Module):
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         block = self.block
         features = block.conv2(F.relu_(block.conv1(x)))
-        channel = block.for_channels(features, window)
+        channel = block.of_variance(_variance(features, window), window, x.shape[-2:])
         return block.depthwise(features).add_(channel).sigmoid_().mul_(features).add_(x)
 
 
@@ -87,3 +102,22 @@ class FusedSRRAM(SuperResolver):
             deep = block(deep, self.window)
         deep = self.trunk_end(deep).add_(shallow)
         return torch.add(self.mean, self.tail(deep).float())
+
+
+def _variance(x: Tensor, window: int | None) -> Tensor:
+    """As ``models.srram`` has it, in strips: in float32 a whole map does not stay in the cache."""
+    if window is None:
+        strips = [x[:, :, rows] for rows in strips_of(x)]
+        area = x.shape[-2] * x.shape[-1]
+        sums = [strip.float().sum((2, 3), keepdim=True) for strip in strips]
+        mean = torch.stack(sums).sum(0) / area
+        sums = [(strip - mean).square_().sum((2, 3), keepdim=True) for strip in strips]
+        return torch.stack(sums).sum(0) / area
+    blocks = []
+    for rows in strips_of(x, BLOCK, BLOCK):
+        strip = x[:, :, rows].to(torch.float32, copy=True)
+        means = block_means(strip)
+        blocks.append(torch.cat([means, block_means(strip.square_())], dim=1))
+    both = blocks_around(torch.cat(blocks, dim=2), x.shape[-2:], window)
+    mean, mean_square = both.chunk(2, dim=1)
+    return (mean_square - mean.square()).clamp_(0)

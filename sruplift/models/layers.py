@@ -155,11 +155,20 @@ def means_around(x: Tensor, window: int) -> Tensor:
 
     A mean around every pixel, by running sums, takes longer than the networks' convolutions.
     """
-    sums = F.avg_pool2d(x.float(), BLOCK, ceil_mode=True, count_include_pad=False)
-    counts = [block_sizes(size, x.device) for size in x.shape[-2:]]
+    return blocks_around(block_means(x.float()), x.shape[-2:], window)
+
+
+def block_means(x: Tensor) -> Tensor:
+    """The mean of each block: (B, C, H, W) -> (B, C, H / BLOCK, W / BLOCK), rounded up."""
+    return F.avg_pool2d(x, BLOCK, ceil_mode=True, count_include_pad=False)
+
+
+def blocks_around(means: Tensor, size: tuple[int, int] | torch.Size, window: int) -> Tensor:
+    """``means_around`` of an image of ``size``, of which the blocks' means are given."""
+    counts = [block_sizes(length, means.device) for length in size]
     edges = [min(window // BLOCK, len(count)) for count in counts]
     area = counts[0][:, None] * counts[1]
-    total = F.avg_pool2d(sums * area, edges, stride=1)
+    total = F.avg_pool2d(means * area, edges, stride=1)
     means = total / F.avg_pool2d(area[None, None], edges, stride=1)
     margins = ((edge // 2, edge - 1 - edge // 2) for edge in reversed(edges))
     return F.pad(means, [margin for pair in margins for margin in pair], mode="replicate")

@@ -67,8 +67,12 @@ class ResidualAttention(nn.Module):
 
     def for_channels(self, features: Tensor, window: int | None) -> Tensor:
         """What the attention by channels adds, (B, C, 1, 1), or (B, C, H, W) with a window."""
-        channel = self.excite(F.relu(self.squeeze(_variance(features, window))))
-        return channel if window is None else at_pixels(channel, features.shape[-2:])
+        return self.of_variance(_variance(features, window), window, features.shape[-2:])
+
+    def of_variance(self, variance: Tensor, window: int | None, size: torch.Size) -> Tensor:
+        """``for_channels`` of an image of ``size``, of which the variance is given."""
+        channel = self.excite(F.relu(self.squeeze(variance)))
+        return channel if window is None else at_pixels(channel, size)
 
 
 class SRRAM(SuperResolver):
