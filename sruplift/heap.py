@@ -3,8 +3,8 @@
 By itself glibc asks the system for every large block and gives it back when it is freed, so a
 network's feature maps are cleared and mapped page by page for every layer. PAN x2 in bf16 on two
 cores: 3.1 to 3.4 s for a megapixel in tiles of 512 pixels and 4.5 s in tiles of 1024, against 2.5 s
-and 2.0 to 2.2 s with memory that stays; the peak of tiles of 1024 was 300 MB higher. Our commands do
-that; a program that uses the library decides for itself.
+and 2.0 to 2.2 s with memory that stays; the peak of tiles of 1024 was 300 MB higher. Our commands
+do that; a program that uses the library decides for itself.
 """
 
 from __future__ import annotations
