@@ -75,7 +75,7 @@ class FusedResidualAttention(nn.Module):
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         block = self.block
         features = block.conv2(F.relu_(block.conv1(x)))
-        channel = block.of_variance(_variance(features, window), window, x.shape[-2:])
+        channel = block.for_channels(_variance(features, window), window, x.shape[-2:])
         return block.depthwise(features).add_(channel).sigmoid_().mul_(features).add_(x)
 
 

@@ -211,7 +211,7 @@ class HPINet(SuperResolver):
         return bilinear(lr, self.scale) + self.last(x)
 
 
-def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float = 1) -> Tensor:
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """``softmax(query key^T * scale) value`` for each of (B, patches, pixels, features).
 
     On CPUs a few patches at once, so that their weights stay in the cache: PyTorch's attention
@@ -220,8 +220,7 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float =
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     patches = max(CACHED_WEIGHTS // (query.shape[-2] * key.shape[-2]), 1)
-    query = query if scale == 1 else query * scale
-    factors = (torch.split(x.flatten(0, 1), patches) for x in (query, key, value))
+    factors = (torch.split(x.flatten(0, 1), patches) for x in (query * scale, key, value))
     parts = [(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*factors, strict=True)]
     return torch.cat(parts).view_as(value)
 

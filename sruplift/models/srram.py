@@ -62,15 +62,11 @@ class ResidualAttention(nn.Module):
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         features = self.conv2(F.relu(self.conv1(x)))
-        gate = torch.sigmoid(self.for_channels(features, window) + self.depthwise(features))
-        return x + gate * features
+        channel = self.for_channels(_variance(features, window), window, x.shape[-2:])
+        return x + torch.sigmoid(channel + self.depthwise(features)) * features
 
-    def for_channels(self, features: Tensor, window: int | None) -> Tensor:
-        """What the attention by channels adds, (B, C, 1, 1), or (B, C, H, W) with a window."""
-        return self.of_variance(_variance(features, window), window, features.shape[-2:])
-
-    def of_variance(self, variance: Tensor, window: int | None, size: torch.Size) -> Tensor:
-        """``for_channels`` of an image of ``size``, of which the variance is given."""
+    def for_channels(self, variance: Tensor, window: int | None, size: torch.Size) -> Tensor:
+        """What the attention by channels adds: (B, C, 1, 1), or (B, C, *size) with a window."""
         channel = self.excite(F.relu(self.squeeze(variance)))
         return channel if window is None else at_pixels(channel, size)
 
