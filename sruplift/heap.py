@@ -9,6 +9,7 @@ do that; a program that uses the library decides for itself.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -48,6 +49,13 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 def is_kept() -> bool:
     """Whether ``keep_freed_memory`` has had its way."""
     return THIS.kept
+
+
+def give_back() -> None:
+    """Return to the system, once, what is free; what is freed later stays as before."""
+    if THIS.kept:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tell_glibc() -> bool:

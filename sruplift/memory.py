@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from sruplift import heap
+
 # Where nothing can be learned about the memory, assume a small machine.
 UNKNOWN = 2 * 1024**3
 CGROUPS = Path("/sys/fs/cgroup")
@@ -48,6 +50,7 @@ class PeakMemory:
             self.module.reset_peak_memory_stats(device)
             self.before = int(self.module.memory_allocated(device))
             return
+        heap.give_back()  # or what is used again would not be seen
         with contextlib.suppress(OSError):
             # Linux sets the peak to what is used now.
             status.with_name("clear_refs").write_text("5")

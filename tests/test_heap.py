@@ -32,16 +32,45 @@ print(left(), keep_freed_memory(), left())
 """
 
 
-@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
-def test_what_is_freed_stays() -> None:
+# Prints the peaks that are seen of 64 MB, before and after more has been freed.
+MEASURES = """
+import torch
+from sruplift.heap import keep_freed_memory
+from sruplift.memory import PeakMemory
+
+def peak() -> int:
+    measured = PeakMemory(torch.device("cpu"))
+    torch.ones(16, 1024, 1024)
+    return measured.read() // 1024**2
+
+print(keep_freed_memory(), peak())
+torch.ones(64, 1024, 1024)
+print(peak())
+"""
+needs_glibc = pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
+
+
+def printed_by(program: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", FREES],
+        [sys.executable, "-c", program],
         env={"PYTHONPATH": str(Path(sruplift.__file__).parent.parent)},
         capture_output=True,
         text=True,
         check=True,
     )
-    before, kept, after = done.stdout.split()
+    return done.stdout.split()
+
+
+@needs_glibc
+def test_a_peak_is_seen_though_memory_stays() -> None:
+    kept, *peaks = printed_by(MEASURES)
+    assert kept == "True"
+    assert all(60 < int(peak) < 128 for peak in peaks)
+
+
+@needs_glibc
+def test_what_is_freed_stays() -> None:
+    before, kept, after = printed_by(FREES)
     assert int(before) < 8
     assert kept == "True"
     assert int(after) > 60
