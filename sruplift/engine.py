@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -386,9 +387,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure(lr: Tensor, sr: Tensor) -> str | None:
     """Why ``sr`` cannot be a picture of ``lr``, if so."""
-    if not bool(torch.isfinite(sr).all()):
+    low, high = (float(value) for value in sr.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         return "the network returned NaN or infinity"
-    if float(sr.amax()) < BLACK and float(lr.mean()) > 10 * BLACK:
+    if high < BLACK and float(lr.mean()) > 10 * BLACK:
         return "the network returned black"
     return None
 

@@ -307,12 +307,41 @@ def _run_row(
         if len(columns) == 1 and row.is_whole:
             return kept
         if strip is None:
-            strip = kept.new_zeros((*kept.shape[:-1], columns[-1].stop * scale))
+            strip = _strip_like(kept, columns[-1].stop * scale)
         to = slice(column.kept.start * scale, column.kept.stop * scale)
-        vertical = axis_window(row, scale, kept.dtype)[:, None]
-        strip[..., to] += kept * (vertical * axis_window(column, scale, kept.dtype))
+        _place(strip[..., to], kept, column, scale)
     assert strip is not None
+    _fade(strip.movedim(-2, -1), row, scale)
     return strip
+
+
+def _strip_like(kept: Tensor, width: int) -> Tensor:
+    """An empty row of tiles, laid out in memory as ``kept`` is."""
+    shape = (*kept.shape[:-1], width)
+    last = kept.stride(1) == 1 and kept.shape[1] > 1
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=kept.dtype, device=kept.device, memory_format=order)
+
+
+def _place(target: Tensor, kept: Tensor, column: Span, scale: int) -> None:
+    """Write a tile's kept part to its place, blended with its left neighbour's."""
+    shared = (column.fade_in[1] - column.fade_in[0]) * scale
+    target[..., shared:] = kept[..., shared:]
+    if shared:
+        rising = axis_window(column, scale, kept.dtype)[:shared]
+        target[..., :shared] += kept[..., :shared] * rising
+    _fade(target, column, scale, inwards=False)
+
+
+def _fade(pixels: Tensor, span: Span, scale: int, *, inwards: bool = True) -> None:
+    """Weigh the ramps at both ends of the last axis, or only the one at its end, in place."""
+    window = axis_window(span, scale, pixels.dtype)
+    first = (span.fade_in[1] - span.fade_in[0]) * scale
+    last = (span.fade_out[1] - span.fade_out[0]) * scale
+    if first and inwards:
+        pixels[..., :first] *= window[:first]
+    if last:
+        pixels[..., -last:] *= window[-last:]
 
 
 def _run_tile(fn: TileFunction, pixels: Tensor, row: Span, column: Span) -> Tensor:

@@ -105,7 +105,8 @@ def test_an_empty_image_is_refused() -> None:
         plan_tiles(0, 5, 8, 2)
 
 
-def test_blending_equal_values_changes_nothing() -> None:
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_blending_equal_values_changes_nothing(order: torch.memory_format) -> None:
     for height, width, tile, overlap in [
         (1, 1, 4, 2),
         (9, 17, 5, 3),
@@ -113,8 +114,10 @@ def test_blending_equal_values_changes_nothing() -> None:
         (16, 16, 5, 0),
     ]:
         image = torch.rand(1, 2, height, width)
-        bands = run_tiled(lambda x, _: x, image, plan_tiles(height, width, tile, overlap), 1)
+        given = image.contiguous(memory_format=order)  # Of which the results are views.
+        bands = run_tiled(lambda x, _: x, given, plan_tiles(height, width, tile, overlap), 1)
         torch.testing.assert_close(assemble(bands, height), image, rtol=0, atol=1e-6)
+        assert torch.equal(given, image)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
