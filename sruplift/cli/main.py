@@ -25,8 +25,9 @@ from sruplift.cli import (
 from sruplift.errors import SrupliftError
 from sruplift.heap import keep_freed_memory
 
-# Of a loop that looks whether the wait is over: some microseconds.
-SPINS = "1000"
+# Of a loop that looks whether the wait is over: some tens of microseconds. Fewer cost time on a quiet
+# machine, more on a busy one (benchmarks/results/speed.md has the figures).
+SPINS = "10000"
 
 app = typer.Typer(
     name="sruplift",
