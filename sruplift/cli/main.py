@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableMapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sruplift import __version__
 from sruplift.cli import (
@@ -25,12 +26,22 @@ from sruplift.cli import (
 from sruplift.errors import SrupliftError
 from sruplift.heap import keep_freed_memory
 
-# Of a loop that looks whether the wait is over: some tens of microseconds. Fewer cost time on a quiet
-# machine, more on a busy one (benchmarks/results/speed.md has the figures).
+# Of a loop that looks whether the wait is over: some tens of microseconds. Fewer cost time on a
+# quiet machine, more on a busy one (benchmarks/results/speed.md has the figures).
 SPINS = "10000"
+
+
+class Commands(TyperGroup):
+    """Our commands; `sruplift eval compare` is `sruplift compare`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that ``args`` name, and what is left of them."""
+        return super().resolve_command(ctx, args[1:] if args[:2] == ["eval", "compare"] else args)
+
 
 app = typer.Typer(
     name="sruplift",
+    cls=Commands,
     help="Enlarge images with pretrained super-resolution networks; measure and train them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

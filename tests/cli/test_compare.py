@@ -36,6 +36,12 @@ def test_table(files: tuple[str, str]) -> None:
     assert "image_1.png" not in result.stdout
 
 
+def test_it_may_be_asked_for_as_a_part_of_eval(files: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["eval", "compare", *files])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == run(*files).stdout
+
+
 def test_fits_a_terminal_of_80_columns(files: tuple[str, str]) -> None:
     lines = run(*files).stdout.splitlines()
     rows = [line for line in lines if "PSNR" in line or "SSIM" in line or "[" in line]
