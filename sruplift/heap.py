@@ -52,10 +52,9 @@ def is_kept() -> bool:
 
 
 def give_back() -> None:
-    """Return to the system, once, what is free; what is freed later stays as before."""
-    if THIS.kept:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    """Return to the system, once, what is free: also by itself glibc keeps some between blocks."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tell_glibc() -> bool:

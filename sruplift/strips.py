@@ -90,8 +90,7 @@ class Finish:
     def _store(self, top: int, pixels: Tensor) -> None:
         low, high = pixels.aminmax()
         self.worst = max(self.worst, float(high) - 1, -float(low))
-        if low < 0 or high > 1:
-            pixels = pixels.clamp(0, 1)
+        pixels = pixels.clamp(0, 1)
         if self.colours == 1:
             pixels = pixels.mean(1, keepdim=True)
         bottom = top + pixels.shape[-2]
