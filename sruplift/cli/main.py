@@ -81,9 +81,8 @@ def wait_briefly(environment: MutableMapping[str, str]) -> None:
     """Let threads that wait for others sleep soon; what the user has set stays.
 
     PyTorch's threads (OpenMP's, in GNU's library) spin while they wait. On a machine that does
-    something else too, they take the time from those they wait for: a picture of 256x256 pixels on
-    two cores at a load average of 5 took 10.9 s instead of 2.7 s. It must be set before PyTorch is
-    imported.
+    something else too, they take the time from those they wait for (what that costs is in
+    benchmarks/results/speed.md). It must be set before PyTorch is imported.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
