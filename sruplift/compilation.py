@@ -8,6 +8,7 @@ compilation takes: so a short job never waits for it, and a long one loses littl
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ class Compilation:
             raise UsageError(unknown_name("compile mode", mode, MODES))
         self.model, self.mode = model, mode
         self.compiled: Call | None = None
+        self._lock = threading.Lock()
         if framed and mode == "on":
             raise UsageError(
                 "this network is not compiled: what it computes depends on where a tile lies, so"
@@ -55,8 +57,9 @@ class Compilation:
 
     def ran(self, seconds: float) -> None:
         """The network has worked for so long."""
-        if self.left is not None:
-            self.left = max(self.left - seconds, 0.0)
+        with self._lock:
+            if self.left is not None:
+                self.left = max(self.left - seconds, 0.0)
 
     def __call__(self, *inputs: object) -> Tensor:
         """The network's result.
@@ -66,13 +69,15 @@ class Compilation:
                 is a warning, and the network runs as it is.
         """
         try:
-            if self.compiled is not None:
+            if (call := self.compiled) is not None:
                 # Another shape or precision is compiled anew, which may fail as the first did.
-                return _call(self.compiled, self.model, inputs)
-            if self.left != 0:
-                return self.model(*inputs)
-            self.left = None
+                return _call(call, self.model, inputs)
             sr = self.model(*inputs)
+            with self._lock:
+                # One of several threads compiles; the others go on as it is.
+                if self.left != 0:
+                    return sr
+                self.left = None
             self.compiled = _compiled(self.model, inputs, sr)
             return sr
         except SrupliftError as error:

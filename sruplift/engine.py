@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from sruplift.fuse import fused
 from sruplift.heap import is_kept
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
+from sruplift.streams import Streams, full_float32, in_flight
 from sruplift.tiling import (
     DEFAULT_OVERLAP,
     RAMP,
@@ -44,7 +46,7 @@ LARGEST_TILE = {"cpu": 512**2, "cuda": 2048**2, "xpu": 2048**2, "mps": 512**2}
 SMALLEST_TILE = 32
 # Below half a level of 8 bits everything is black.
 BLACK = 0.5 / 255
-# Share of the free memory that a tile may fill.
+# Share of the free memory that the tiles in flight may fill.
 MEMORY_SHARE = 0.5
 # A row of tiles is put together in float32; of its result, so many bytes. Below as many rows as
 # tiles share it is not cut: there would be more overlap than picture.
@@ -112,6 +114,8 @@ class Engine:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = Compilation(self.model, compile_mode, self.device, framed=self.needs.frame)
         self._key = (str(self.device), type(model).__name__, scale, self.precision)
+        self.in_flight = in_flight(self.device)
+        self._streams = Streams(self.device)
 
     def run(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         """One tile through the network.
@@ -123,19 +127,22 @@ class Engine:
         Returns:
             (B, 3, h * scale, w * scale) float32 in main memory, not clamped.
 
+        It may be called from several threads; a CUDA device works on ``in_flight`` calls at a time.
+
         Raises:
             NumericalError: the result is not a picture, in float32 neither.
         """
-        started = time.perf_counter()
-        x = lr.to(self.device).contiguous(memory_format=torch.channels_last)
-        sr = self.compute(x, frame)
-        # On the device, where that is quicker than the result's way to main memory.
-        if self.precision != "fp32" and _failure(x, sr):
-            sr = self.compute(x, frame, "fp32")
-        if failure := _failure(x, sr):
-            raise NumericalError(failure)
-        self._network.ran(time.perf_counter() - started)
-        return sr.cpu()
+        with self._streams.one():
+            started = time.perf_counter()
+            x = self._streams.to_device(lr).contiguous(memory_format=torch.channels_last)
+            sr = self.compute(x, frame)
+            # On the device, where that is quicker than the result's way to main memory.
+            if self.precision != "fp32" and _failure(x, sr):
+                sr = self.compute(x, frame, "fp32")
+            if failure := _failure(x, sr):
+                raise NumericalError(failure)
+            self._network.ran(time.perf_counter() - started)
+            return self._streams.to_main_memory(sr)
 
     def bands(
         self,
@@ -174,7 +181,10 @@ class Engine:
 
             fn = _counted(run, rows * len(plan.columns), started, progress)
             try:
-                for band in run_tiled(fn, source, plan, self.scale, first_row=done):
+                bands = run_tiled(
+                    fn, source, plan, self.scale, first_row=done, in_flight=self.in_flight
+                )
+                for band in bands:
                     yield band
                     done = band.top + band.pixels.shape[-2]
             except (RuntimeError, MemoryError) as error:
@@ -281,8 +291,7 @@ class Engine:
         if precision != "fp32":
             arithmetic = torch.autocast(self.device.type, DTYPES[precision])
         elif self.device.type == "cuda":
-            # By default cuDNN rounds the factors of "float32" convolutions to 10 bits (TF32).
-            arithmetic = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+            arithmetic = full_float32()
         with torch.inference_mode(), arithmetic:
             return self._network(*((x, frame) if self.needs.frame else (x,))).float()
 
@@ -360,7 +369,7 @@ def largest_tile(
     ``memory`` is as in ``InputNeeds``, ``fastest`` what was measured, if it was.
     """
     cost = _bytes_per_pixel(precision, scale, memory)
-    pixels = int(available_memory(device) * MEMORY_SHARE / cost)
+    pixels = int(available_memory(device) * MEMORY_SHARE / in_flight(device) / cost)
     most = LARGEST_KEPT_TILE if device.type == "cpu" and is_kept() else LARGEST_TILE[device.type]
     return max(min(pixels, fastest or most), SMALLEST_TILE**2)
 
@@ -402,12 +411,14 @@ def _counted(
     if progress is None:
         return fn
     calls = 0
+    one_by_one = threading.Lock()
 
     def run(tile: Tensor, at: tuple[int, int]) -> Tensor:
         nonlocal calls
         result = fn(tile, at)
-        calls += 1
-        progress(started + (1 - started) * min(calls / total, 1.0))
+        with one_by_one:
+            calls += 1
+            progress(started + (1 - started) * min(calls / total, 1.0))
         return result
 
     return run

@@ -27,7 +27,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -231,11 +234,18 @@ def _ramp(length: int, dtype: torch.dtype) -> Tensor:
 
 
 def run_tiled(
-    fn: TileFunction, image: Tensor | Rows, plan: TilePlan, scale: int, *, first_row: int = 0
+    fn: TileFunction,
+    image: Tensor | Rows,
+    plan: TilePlan,
+    scale: int,
+    *,
+    first_row: int = 0,
+    in_flight: int = 1,
 ) -> Iterator[Band]:
     """``fn`` on every tile of ``image``; the blended result, in bands of finished rows.
 
-    Only two rows of tiles are held at a time, and only a tile is given to ``fn``.
+    Only two rows of tiles are held at a time, and only a tile is given to ``fn``. What comes out
+    does not depend on ``in_flight``.
 
     Args:
         fn: (B, C, h, w) and the (top, left) of these pixels in ``image`` -> (B, C', h * scale,
@@ -245,6 +255,8 @@ def run_tiled(
         scale: how many times larger the result is.
         first_row: the first output row that is wanted. Rows of tiles that do not reach it are
             skipped: what broke off in the middle goes on with another plan.
+        in_flight: how many tiles are given to ``fn`` at a time, each in a thread; with 1 it is
+            called from this one.
 
     Yields:
         Bands from top to bottom that cover rows ``first_row`` to the end, each row once.
@@ -253,17 +265,17 @@ def run_tiled(
         NumericalError: from ``fn``, with the tile's place added.
     """
     source = Rows.of(image) if isinstance(image, Tensor) else image
+    rows = [row for row in plan.rows if row.kept.stop * scale > first_row]
     open_rows: Tensor | None = None  # What the row of tiles above leaves to blend with.
-    for row in plan.rows:
-        if row.kept.stop * scale <= first_row:
-            continue
-        strip = _run_row(fn, source.read(row.start, row.stop), row, plan.columns, scale)
-        if open_rows is not None and open_rows.shape[-2]:
-            strip[..., : open_rows.shape[-2], :] += open_rows
-        finished = (row.fade_out[0] - row.kept.start) * scale
-        open_rows = strip[..., finished:, :]
-        skip = max(first_row - row.kept.start * scale, 0)
-        yield Band(row.kept.start * scale + skip, strip[..., skip:finished, :])
+    with closing(_results(fn, _tiles(source, rows, plan.columns), in_flight)) as results:
+        for row in rows:
+            strip = _blended_row(results, row, plan.columns, scale)
+            if open_rows is not None and open_rows.shape[-2]:
+                strip[..., : open_rows.shape[-2], :] += open_rows
+            finished = (row.fade_out[0] - row.kept.start) * scale
+            open_rows = strip[..., finished:, :]
+            skip = max(first_row - row.kept.start * scale, 0)
+            yield Band(row.kept.start * scale + skip, strip[..., skip:finished, :])
 
 
 def assemble(bands: Iterable[Band], height: int) -> Tensor:
@@ -289,21 +301,48 @@ def assemble(bands: Iterable[Band], height: int) -> Tensor:
     return result
 
 
-def _run_row(
-    fn: TileFunction,
-    pixels: Tensor,
-    row: Span,
-    columns: tuple[Span, ...],
-    scale: int,
-) -> Tensor:
-    """One row of tiles, blended sideways and faded up and down: (B, C, kept rows, W * scale).
+_Tile = tuple[Tensor, Span, Span]
 
-    ``pixels`` is what the row reads, over the whole width.
-    """
+
+def _tiles(source: Rows, rows: Iterable[Span], columns: Iterable[Span]) -> Iterator[_Tile]:
+    """Pixels, row and column of every tile; one row of tiles is read at a time."""
+    for row in rows:
+        pixels = source.read(row.start, row.stop)
+        for column in columns:
+            yield pixels[..., column.start : column.stop], row, column
+        del pixels
+
+
+def _results(
+    fn: TileFunction, tiles: Iterable[_Tile], in_flight: int
+) -> Generator[Tensor, None, None]:
+    """What ``fn`` makes of each tile, in order."""
+    if in_flight == 1:
+        for tile in tiles:
+            yield _run_tile(fn, *tile)
+            del tile  # Its row's pixels need not live while the next row's are read.
+        return
+    pool = ThreadPoolExecutor(in_flight)
+    pending: deque[Future[Tensor]] = deque()
+    try:
+        for tile in tiles:
+            pending.append(pool.submit(_run_tile, fn, *tile))
+            # One more than are worked on: nothing waits while the result of one is blended.
+            if len(pending) > in_flight:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _blended_row(
+    results: Iterator[Tensor], row: Span, columns: tuple[Span, ...], scale: int
+) -> Tensor:
+    """A row of tiles' ``results`` blended sideways, faded up and down: (B, C, kept rows, width)."""
     strip: Tensor | None = None
     for column in columns:
-        result = _run_tile(fn, pixels, row, column)
-        kept = result[..., _part(row, scale), _part(column, scale)]
+        kept = next(results)[..., _part(row, scale), _part(column, scale)]
         if len(columns) == 1 and row.is_whole:
             return kept
         if strip is None:
@@ -344,9 +383,9 @@ def _fade(pixels: Tensor, span: Span, scale: int, *, inwards: bool = True) -> No
         pixels[..., -last:] *= window[-last:]
 
 
-def _run_tile(fn: TileFunction, pixels: Tensor, row: Span, column: Span) -> Tensor:
+def _run_tile(fn: TileFunction, tile: Tensor, row: Span, column: Span) -> Tensor:
     try:
-        return fn(pixels[..., column.start : column.stop], (row.start, column.start))
+        return fn(tile, (row.start, column.start))
     except NumericalError as error:
         place = f"rows {row.start} to {row.stop - 1}, columns {column.start} to {column.stop - 1}"
         raise NumericalError(f"{error} (tile of {place})") from error

@@ -7,10 +7,10 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -105,12 +105,15 @@ def upscale_files(
 ) -> Iterator[UpscaleResult | Failure | Skipped]:
     """Every job's result, or why there is none, in order; one that fails does not stop the others.
 
-    While the network works on one file, the next are read and the last are written.
+    While the network works on one file, the next are read and the last are written. On a GPU there
+    are ``Upscaler.in_flight`` that it works on, so that one is prepared while it computes another.
     """
+    many = upscaler.in_flight > 1
+    network = ThreadPoolExecutor(upscaler.in_flight) if many else _ThisThread()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         pending = iter(jobs)
         reads: deque[tuple[Job | Failure | Skipped, Future[_Loaded] | None]] = deque()
-        writes: deque[UpscaleResult | Failure | Skipped | Future[UpscaleResult | Failure]] = deque()
+        writes: deque[Failure | Skipped | Future[UpscaleResult | Failure | Skipped]] = deque()
 
         def read_ahead() -> None:
             for job in pending:
@@ -125,22 +128,32 @@ def upscale_files(
                 job, future = reads.popleft()
                 if isinstance(job, Job) and future is not None:
                     tell = None if progress is None else functools.partial(progress, job.source)
-                    made = _attempt(job, functools.partial(_enlarge_read, future, upscaler, tell))
-                    if isinstance(made, _Enlarged):
-                        writes.append(writer.submit(_attempt_write, made, upscaler.options))
-                    else:
-                        writes.append(made)
+                    step = functools.partial(_enlarge_read, future, upscaler, tell)
+                    made = network.submit(_attempt, job, step)
+                    writes.append(writer.submit(_attempt_write, made, upscaler.options))
+                    del future, step, made  # What is written need not live any longer.
                 elif not isinstance(job, Job):
                     writes.append(job)
                 read_ahead()
-                while writes and (len(writes) > AHEAD or _is_done(writes[0])):
+                while writes and (len(writes) >= AHEAD + upscaler.in_flight or _is_done(writes[0])):
                     yield _finished(writes.popleft())
             while writes:
                 yield _finished(writes.popleft())
         finally:
             # An interruption: what waits is not begun; what is being written is completed.
             reader.shutdown(wait=False, cancel_futures=True)
+            network.shutdown(wait=True, cancel_futures=True)
             writer.shutdown(wait=True, cancel_futures=True)
+
+
+class _ThisThread(Executor):
+    """Work is done as soon as it is given, so that an interruption ends it."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """What ``fn`` raises comes out of here."""
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def _enlarge_read(
@@ -158,7 +171,12 @@ def _attempt(job: Job, step: Callable[[], T]) -> T | Failure:
         return Failure(job.source, error.with_traceback(None))
 
 
-def _attempt_write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult | Failure:
+def _attempt_write(
+    future: Future[_Enlarged | Failure | Skipped], options: UpscaleOptions
+) -> UpscaleResult | Failure | Skipped:
+    made = future.result()
+    if not isinstance(made, _Enlarged):
+        return made
     return _attempt(made.job, lambda: _write(made, options))
 
 
@@ -167,7 +185,7 @@ def _is_done(each: object) -> bool:
 
 
 def _finished(
-    each: UpscaleResult | Failure | Skipped | Future[UpscaleResult | Failure],
+    each: Failure | Skipped | Future[UpscaleResult | Failure | Skipped],
 ) -> UpscaleResult | Failure | Skipped:
     return each.result() if isinstance(each, Future) else each
 

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from sruplift.backends import check_backend, through
 from sruplift.compilation import MODES
 from sruplift.decoding import MAX_PIXELS
-from sruplift.engine import PRECISIONS, Engine
+from sruplift.engine import PRECISIONS, Engine, choose_device
 from sruplift.errors import ImageError, UsageError, unknown_name
 from sruplift.image import Image, from_pillow, to_pillow
 from sruplift.manifest import read_manifest
 from sruplift.metadata import from_srgb
 from sruplift.seams import CROP, SeamReport, verify_seams
 from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, route
+from sruplift.streams import in_flight
 from sruplift.strips import (
     Alpha,
     Finish,
@@ -186,6 +187,12 @@ class Upscaler:
     def engine(self) -> Engine:
         """The one of the largest scale."""
         return self.engine_for(max(self.native))
+
+    @property
+    def in_flight(self) -> int:
+        """How many pictures are best enlarged at a time, each in a thread."""
+        options = self.options
+        return in_flight(choose_device(options.device)) if options.backend == "torch" else 1
 
     def engine_for(self, scale: int) -> Engine:
         """The engine of a native scale; loads its weights when it is first asked for.
