@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,25 +59,37 @@ def loss_of(name: str, sr: Tensor, hr: Tensor) -> Tensor:
 def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of all the network's parameters.
 
-    A group's ``initial_lr`` is its share at the config's full learning rate.
+    A group's ``initial_lr`` is its share at the config's full learning rate. Parameters with a
+    step size of their own (``SuperResolver``) make up more groups, Adam's if Muon has the others.
     """
     options = config.optimizer
     rate, betas = options.learning_rate, options.betas
+    apart = _step_sizes(network)
+    usual = [p for p in network.parameters() if p not in apart]
     optimizer: torch.optim.Optimizer
+    extra: dict[str, Any] = {"lr": rate}
     if options.name == "muon":
-        optimizer = Muon(
-            network.parameters(),
-            rate,
-            adam_learning_rate=options.adam_learning_rate,
-            betas=betas,
-        )
+        optimizer = Muon(usual, rate, adam_learning_rate=options.adam_learning_rate, betas=betas)
+        extra = {"lr": options.adam_learning_rate, "orthogonal": False}
     elif options.name == "adamp":
-        optimizer = AdamP(network.parameters(), rate, betas=betas)
+        optimizer = AdamP(usual, rate, betas=betas)
     else:
-        optimizer = torch.optim.Adam(network.parameters(), rate, betas=betas)
+        optimizer = torch.optim.Adam(usual, rate, betas=betas)
+    for size in sorted(set(apart.values())):
+        members = [parameter for parameter, own in apart.items() if own == size]
+        optimizer.add_param_group({**extra, "params": members, "lr": extra["lr"] * size})
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _step_sizes(network: nn.Module) -> dict[nn.Parameter, float]:
+    """The parameters whose steps are larger or smaller than the others', and how much."""
+    return {
+        module.get_parameter(name): size
+        for module in network.modules()
+        for name, size in getattr(module, "step_sizes", {}).items()
+    }
 
 
 def build_network(config: TrainConfig) -> nn.Module:

@@ -60,6 +60,9 @@ class SuperResolver(nn.Module):
     A network implements ``enlarge``, which sees images of at least ``needs.min_size``: smaller
     ones are mirrored to it and the result is cropped. ``frame`` says of which image ``lr`` is a
     tile; without it, ``lr`` is the image.
+
+    A module within may have ``step_sizes``: of its parameters with these names training takes steps
+    so many times as large as of others, since they are factors of something large or small.
     """
 
     needs: InputNeeds

@@ -13,6 +13,7 @@ parameters are those of one scale with the last convolutions of all three, as fa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ from sruplift.models.layers import (
 RGB_RANGE = 255
 MEAN_COLOUR = (0.4488, 0.4371, 0.4040)
 REDUCTION = 16
+# Variances are of squared levels, hundreds and thousands. With usual weights and steps of the layer
+# that reads them, a channel's sigmoid would be 0 or 1 from the start and jump between them.
+VARIANCE_UNIT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,15 @@ class SRRAMConfig:
 class ResidualAttention(nn.Module):
     """RAM (figure 2): a residual block whose result is weighted by channel and place at once."""
 
+    step_sizes: ClassVar = {"squeeze.weight": VARIANCE_UNIT}
+
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.conv1 = conv(num_features, num_features, 3)
         self.conv2 = conv(num_features, num_features, 3)
         self.squeeze = conv(num_features, num_features // REDUCTION, 1)
+        with torch.no_grad():
+            self.squeeze.weight.mul_(VARIANCE_UNIT)
         self.excite = conv(num_features // REDUCTION, num_features, 1)
         self.depthwise = nn.Conv2d(num_features, num_features, 3, padding=1, groups=num_features)
 
