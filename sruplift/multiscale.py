@@ -38,10 +38,11 @@ class MultiScale(nn.Module):
         return self.networks[str(scale)](lr)
 
 
-def by_scale(network: nn.Module) -> Mapping[int, nn.Module]:
+def by_scale(network: nn.Module) -> Mapping[int, SuperResolver]:
     """The networks of a ``MultiScale``, or a network alone, by their scale."""
     if isinstance(network, MultiScale):
-        return {int(scale): member for scale, member in network.networks.items()}
+        members = (m for m in network.networks.values() if isinstance(m, SuperResolver))
+        return {member.scale: member for member in members}
     assert isinstance(network, SuperResolver)
     return {network.scale: network}
 

@@ -16,7 +16,7 @@ from sruplift.errors import ConfigError, WeightsError
 from sruplift.importer import read_tensors, recognise
 from sruplift.models import create_model
 from sruplift.models.layers import SuperResolver
-from sruplift.multiscale import MultiScale
+from sruplift.multiscale import MultiScale, by_scale
 from sruplift.optim import AdamP, Muon
 from sruplift.weights import find_weights
 
@@ -86,9 +86,9 @@ def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Opti
 def _step_sizes(network: nn.Module) -> dict[nn.Parameter, float]:
     """The parameters whose steps are larger or smaller than the others', and how much."""
     return {
-        module.get_parameter(name): size
-        for module in network.modules()
-        for name, size in getattr(module, "step_sizes", {}).items()
+        member.get_parameter(name): size
+        for member in by_scale(network).values()
+        for name, size in member.step_sizes.items()
     }
 
 
@@ -100,7 +100,10 @@ def build_network(config: TrainConfig) -> nn.Module:
         WeightsError: ``init`` cannot be read, or is of another network.
     """
     networks = [_build(config, scale) for scale in config.every_scale]
-    return MultiScale(networks) if config.scales else networks[0]
+    network = MultiScale(networks) if config.scales else networks[0]
+    for member in by_scale(network).values():
+        member.prepare_training()
+    return network
 
 
 def _build(config: TrainConfig, scale: int) -> SuperResolver:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import photo_like
 
 from sruplift.config import TrainConfig, build_config
 from sruplift.models import create_model
-from sruplift.models.srram import SRRAM, VARIANCE_UNIT
+from sruplift.models.layers import stage_factors
+from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.recipe import build_network, build_optimizer
 
 RATE, ADAM_RATE = 1e-2, 4e-3
@@ -29,24 +31,36 @@ def recipe(tmp_path: Path, optimizer: str, **changes: object) -> TrainConfig:
     return build_config(values)
 
 
+def steps(network: torch.nn.Module, config: TrainConfig, count: int) -> None:
+    optimizer = build_optimizer(config, network)
+    hr = photo_like(32, 32)[None]
+    lr = F.avg_pool2d(hr, 2)
+    for _ in range(count):
+        optimizer.zero_grad()
+        (network(lr) - hr).abs().mean().backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("optimizer", "rate"), [("muon", ADAM_RATE), ("adam", RATE), ("adamp", RATE)]
 )
 @pytest.mark.parametrize("scales", [None, [2, 3, 4]])
-def test_what_reads_variances_takes_steps_of_its_own_size(
+def test_srram_takes_steps_that_suit_its_units(
     tmp_path: Path, optimizer: str, rate: float, scales: list[int] | None
 ) -> None:
-    changes = {"scales": scales, "scale": None} if scales else {}
-    config = recipe(tmp_path, optimizer, **changes)
+    config = recipe(tmp_path, optimizer, **({"scales": scales, "scale": None} if scales else {}))
     network = build_network(config)
     groups = build_optimizer(config, network).param_groups
     every = [id(p) for group in groups for p in group["params"]]
     assert sorted(every) == sorted(id(p) for p in network.parameters())
-    (small,) = (group for group in groups if group["lr"] == pytest.approx(rate * VARIANCE_UNIT))
-    assert small["initial_lr"] == small["lr"]
+    assert all(group["initial_lr"] == group["lr"] for group in groups)
     names = {id(p): name for name, p in network.named_parameters()}
-    assert len(small["params"]) == 10
-    assert all(names[id(p)].endswith("squeeze.weight") for p in small["params"])
+    found = {names[id(p)]: group["lr"] / rate for group in groups for p in group["params"]}
+    own = {name: size for name, size in found.items() if not 0.1 < size < 10}
+    tails = 2 * len(scales or [2])
+    assert len(own) == 1 + tails
+    assert [size for name, size in own.items() if name.endswith("head.weight")] == [1 / IMAGE_UNIT]
+    assert sum(".last." in f".{name}" and size == IMAGE_UNIT for name, size in own.items()) == tails
 
 
 def test_a_network_without_such_parameters_has_the_usual_groups(tmp_path: Path) -> None:
@@ -55,22 +69,63 @@ def test_a_network_without_such_parameters_has_the_usual_groups(tmp_path: Path) 
     assert [group["lr"] for group in groups] == [RATE, ADAM_RATE]
 
 
-def test_channels_of_srram_are_neither_shut_nor_open_after_large_steps(tmp_path: Path) -> None:
-    """With usual weights and steps all of them are: their sigmoids see thousands."""
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_srram_begins_with_the_image_enlarged_bilinearly(scale: int) -> None:
     torch.manual_seed(0)
-    config = recipe(tmp_path, "muon")
-    network = create_model("srram", 2)
+    network = create_model("srram", scale)
     assert isinstance(network, SRRAM)
-    optimizer = build_optimizer(config, network)
-    hr = photo_like(32, 32)[None]
-    lr = torch.nn.functional.avg_pool2d(hr, 2)
-    for _ in range(10):
-        optimizer.zero_grad()
-        (network(lr) - hr).abs().mean().backward()
-        optimizer.step()
+    assert network.holds_the_image
+    lr = photo_like(24, 20)[None]
+    with torch.no_grad():
+        network.last.weight[:, 3:] = 0
+        network.last.bias.zero_()
+        border = slice(8 * scale, -8 * scale)
+        sr = network(lr)[..., border, border]
+    expected = lr
+    for factor in stage_factors(scale):
+        expected = F.interpolate(expected, scale_factor=factor, mode="bilinear")
+    expected = expected[..., border, border]
+    torch.testing.assert_close(sr, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_training_leaves_alone_what_carries_the_image(tmp_path: Path, optimizer: str) -> None:
+    config = recipe(tmp_path, optimizer)
+    torch.manual_seed(0)
+    network = build_network(config)
+    assert isinstance(network, SRRAM)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    steps(network, config, 5)
+    assert network.holds_the_image
+    after = dict(network.named_parameters())
+    assert torch.equal(after["last.weight"][:, :3], before["last.weight"][:, :3])
+    for name in ("head.weight", "trunk_end.weight", "upsample.0.weight", "last.weight"):
+        assert not torch.equal(after[name], before[name])
+
+
+def test_released_weights_in_float16_still_carry_it_and_others_do_not() -> None:
+    network = create_model("srram", 3)
+    assert isinstance(network, SRRAM)
+    network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
+    assert network.holds_the_image
+    with torch.no_grad():
+        network.trunk_end.bias[0] = 0.1
+    assert not network.holds_the_image
+    assert network.step_sizes == {}
+    network.prepare_training()
+    assert float(network.trunk_end.bias[0].detach()) == pytest.approx(0.1)
+
+
+def test_channels_of_srram_are_neither_shut_nor_open_after_large_steps(tmp_path: Path) -> None:
+    """With features as large as 255 levels all of them are: their sigmoids see thousands."""
+    config = recipe(tmp_path, "muon")
+    torch.manual_seed(0)
+    network = build_network(config)
+    assert isinstance(network, SRRAM)
+    steps(network, config, 10)
     seen: list[torch.Tensor] = []
     for block in network.blocks:
         block.excite.register_forward_hook(lambda _, __, logits: seen.append(logits.detach()))
-    network(lr)
+    network(photo_like(16, 16)[None])
     assert len(seen) == 10
     assert float((torch.stack(seen).abs() > 6).float().mean()) < 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,12 +62,20 @@ class SuperResolver(nn.Module):
     ones are mirrored to it and the result is cropped. ``frame`` says of which image ``lr`` is a
     tile; without it, ``lr`` is the image.
 
-    A module within may have ``step_sizes``: of its parameters with these names training takes steps
-    so many times as large as of others, since they are factors of something large or small.
+    ``step_sizes``: of parameters with these names training takes steps so many times as large as of
+    others, since they are factors of something large or small.
     """
 
     needs: InputNeeds
     scale: int
+
+    @property
+    def step_sizes(self) -> Mapping[str, float]:
+        """By a parameter's name; of most networks none."""
+        return {}
+
+    def prepare_training(self) -> None:
+        """Is called with the weights that training starts from."""
 
     def forward(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         height, width = lr.shape[-2:]
