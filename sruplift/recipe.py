@@ -100,10 +100,7 @@ def build_network(config: TrainConfig) -> nn.Module:
         WeightsError: ``init`` cannot be read, or is of another network.
     """
     networks = [_build(config, scale) for scale in config.every_scale]
-    network = MultiScale(networks) if config.scales else networks[0]
-    for member in by_scale(network).values():
-        member.prepare_training()
-    return network
+    return MultiScale(networks) if config.scales else networks[0]
 
 
 def _build(config: TrainConfig, scale: int) -> SuperResolver:

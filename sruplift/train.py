@@ -119,9 +119,13 @@ class Trainer:
             network = build_network(config)
             self._load_images()
         self._require_same_images()
-        self._place(network)
         checkpoint = self.processes.share(checkpoint)
         with self.processes.together():
+            if checkpoint is not None:
+                # First of all: the weights decide what the optimizer does with them.
+                _require_same_run(config, checkpoint.config)
+                network.load_state_dict(checkpoint.model)
+            self._place(network)
             if checkpoint is not None:
                 self._restore(checkpoint)
             elif self.main:
@@ -153,6 +157,8 @@ class Trainer:
 
     def _place(self, network: nn.Module) -> None:
         """Put the network, its average and the optimizer on the device."""
+        for member in by_scale(network).values():
+            member.prepare_training()
         self.ema = deepcopy(network).to(self.device).requires_grad_(False).eval()
         self.network = network.to(self.device)
         if self.config.channels_last:
@@ -292,13 +298,17 @@ class Trainer:
         self.log.start()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        _require_same_run(self.config, checkpoint.config)
         self.iteration, self.samples = checkpoint.iteration, checkpoint.samples
         self.seconds = checkpoint.seconds
         self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
-        self.network.load_state_dict(checkpoint.model)
         self.ema.load_state_dict(checkpoint.ema)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        except ValueError as error:
+            raise ConfigError(
+                "the run to resume is of a version of sruplift that grouped parameters otherwise:"
+                " begin another with its weights (init)"
+            ) from error
         restore_rng(checkpoint.rng)
         if self.main:
             self.log.cut(self.iteration)

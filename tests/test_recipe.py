@@ -13,6 +13,7 @@ from sruplift.config import TrainConfig, build_config
 from sruplift.models import create_model
 from sruplift.models.layers import stage_factors
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
+from sruplift.multiscale import by_scale
 from sruplift.recipe import build_network, build_optimizer
 
 RATE, ADAM_RATE = 1e-2, 4e-3
@@ -32,6 +33,8 @@ def recipe(tmp_path: Path, optimizer: str, **changes: object) -> TrainConfig:
 
 
 def steps(network: torch.nn.Module, config: TrainConfig, count: int) -> None:
+    for member in by_scale(network).values():
+        member.prepare_training()
     optimizer = build_optimizer(config, network)
     hr = photo_like(32, 32)[None]
     lr = F.avg_pool2d(hr, 2)

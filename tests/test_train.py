@@ -22,10 +22,12 @@ from sruplift.config import TrainConfig, build_config, config_names, read_config
 from sruplift.datasets import read_hr
 from sruplift.errors import ConfigError, NumericalError, SrupliftError, WeightsError
 from sruplift.metrics import psnr
+from sruplift.models import create_model
 from sruplift.recipe import learning_rate
 from sruplift.resize import bicubic
 from sruplift.runlog import LogRow
 from sruplift.train import train
+from sruplift.weights import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,16 @@ def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
         train(config(images, iterations=1), tmp_path, resume=True)
 
 
+def test_resume_refuses_a_checkpoint_with_other_groups(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    checkpoint = load_checkpoint(path)
+    checkpoint.optimizer["param_groups"] *= 2
+    save_checkpoint(path, checkpoint)
+    with pytest.raises(ConfigError, match="grouped parameters otherwise"):
+        train(config(images, iterations=1), tmp_path, resume=True)
+
+
 def test_a_checkpoint_older_than_a_key_resumes(images: Path, tmp_path: Path) -> None:
     train(config(images, iterations=1), tmp_path)
     path = tmp_path / "checkpoint.pt"
@@ -199,6 +211,29 @@ def test_a_checkpoint_older_than_a_key_resumes(images: Path, tmp_path: Path) -> 
     stepped = {"warmup": 2, "schedule": "step", "halve_every": 3}
     with pytest.raises(ConfigError, match="another 'optimizer'"):
         train(config(images, iterations=1, optimizer=stepped), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_resumed_srram_goes_on_as_its_own_weights_ask(
+    images: Path, tmp_path: Path, holds: bool
+) -> None:
+    """What the run began with may have been released anew, with or without a way for the image."""
+    start = tmp_path / "start.safetensors"
+    network = create_model("srram", 2)
+    tensors = {True: network.state_dict(), False: dict(network.state_dict())}
+    tensors[False]["trunk_end.bias"] = torch.full((64,), 0.1)
+    changes = {"model": "srram", "init": str(start), "iterations": 4}
+    save_weights(start, tensors[holds], model="srram", scale=2, metadata={})
+    whole = tmp_path / "whole"
+    train(config(images, **changes), whole)
+    parts = tmp_path / "parts"
+    train(config(images, **changes), parts, max_minutes=1e-9)
+    assert load_checkpoint(parts / "checkpoint.pt").iteration < 4
+    save_weights(start, tensors[not holds], model="srram", scale=2, metadata={})
+    assert train(config(images, **changes), parts, resume=True).reason == "finished"
+    assert same_weights(whole, parts)
+    kept = load_file(whole / "last.safetensors")["trunk_end.bias"][:3]
+    assert bool((kept == 0).all()) == holds
 
 
 def test_weights_of_another_scale_start_a_run(images: Path, tmp_path: Path) -> None:
