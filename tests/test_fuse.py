@@ -28,7 +28,7 @@ from sruplift.weights import load_model
 
 EVERY = [(name, scale) for name, spec in MODELS.items() for scale in spec.scales]
 ONE_OF_EACH = [("pan", 2), ("pan", 3), ("pan", 4), ("a2n", 3), ("maffsrn", 4), ("srram", 4)]
-DAMPED = {"hpinet": "last.", "maffsrn": ("scale3", "scale5")}
+DAMPED = {"hpinet": "last.", "srram": "last.weight", "maffsrn": ("scale3", "scale5")}
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
 
@@ -54,6 +54,8 @@ def make(name: str, scale: int) -> SuperResolver:
             parameter += 0.1 * torch.randn_like(parameter)
         if "decide" in parameter_name:
             parameter *= 100  # else each branch of A2N counts half
+        if "squeeze.weight" in parameter_name:
+            parameter *= 100  # SRRAM's variances are small at the start
         if parameter_name.startswith(DAMPED.get(name.partition("-")[0], "none")):
             parameter *= 0.1
     return net
