@@ -23,6 +23,7 @@ from sruplift.importer import read_tensors, recognise
 from sruplift.models import MODELS, create_model
 from sruplift.models.hpinet import Attention, scaled_dot_product
 from sruplift.models.layers import Frame, SuperResolver, bilinear, conv
+from sruplift.models.srram import SRRAM
 from sruplift.resize import bicubic
 from sruplift.weights import load_model
 
@@ -98,6 +99,26 @@ def test_pooling_around_each_pixel(name: str) -> None:
     torch.testing.assert_close(local, net(image), **CLOSE)
     quick.window = None  # type: ignore[assignment]
     assert (quick(image) - local).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_srram_takes_its_image_past_half_precision(scale: int) -> None:
+    torch.manual_seed(scale)
+    net = create_model("srram", scale).eval()
+    assert isinstance(net, SRRAM)
+    # Less of the features, which half precision rounds, too.
+    net.last.weight[:, 3:] *= 0.1
+    assert net.holds_the_image
+    quick = fused(net)
+    for size in ((33, 47), (6, 6), (5, 9), (1, 1)):
+        image = photo_like(*size)[None]
+        torch.testing.assert_close(quick(image), net(image), **CLOSE)
+    image = photo_like(33, 47)[None]
+    inner = slice(scale, -scale)
+    exact = net(image)[..., inner, inner]
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [(each(image)[..., inner, inner] - exact).std() for each in (net, quick)]
+    assert errors[1] < errors[0] / 2
 
 
 @pytest.mark.parametrize(("name", "scale"), [("pan", 2), ("pan", 3), ("pan", 4), ("a2n-m", 4)])

@@ -12,6 +12,7 @@ from conftest import photo_like
 from sruplift.config import TrainConfig, build_config
 from sruplift.models import create_model
 from sruplift.models.layers import stage_factors
+from sruplift.models.pan import FEATURE_UNIT, PAN
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
 from sruplift.recipe import build_network, build_optimizer
@@ -67,7 +68,7 @@ def test_srram_takes_steps_that_suit_its_units(
 
 
 def test_a_network_without_such_parameters_has_the_usual_groups(tmp_path: Path) -> None:
-    config = recipe(tmp_path, "muon", model="pan")
+    config = recipe(tmp_path, "muon", model="a2n")
     groups = build_optimizer(config, build_network(config)).param_groups
     assert [group["lr"] for group in groups] == [RATE, ADAM_RATE]
 
@@ -132,3 +133,41 @@ def test_channels_of_srram_are_neither_shut_nor_open_after_large_steps(tmp_path:
     network(photo_like(16, 16)[None])
     assert len(seen) == 10
     assert float((torch.stack(seen).abs() > 6).float().mean()) < 0.05
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_pan_takes_large_steps_of_what_makes_large_features(tmp_path: Path, large: bool) -> None:
+    config = recipe(tmp_path, "muon", model="pan")
+    network = build_network(config)
+    assert isinstance(network, PAN)
+    if not large:
+        with torch.no_grad():
+            network.head.weight.div_(FEATURE_UNIT)
+    names = {id(p): name for name, p in network.named_parameters()}
+    own = {
+        names[id(p)]: group["lr"] / ADAM_RATE
+        for group in build_optimizer(config, network).param_groups[2:]
+        for p in group["params"]
+    }
+    expected = {"head": FEATURE_UNIT, "last": 1 / FEATURE_UNIT}
+    parts = [(name, size) for name, size in expected.items() if large]
+    assert own == {f"{name}.{part}": size for name, size in parts for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(("model", "least"), [("pan", 0.1), ("srram", 0.03)])
+def test_gates_look_at_the_image_from_the_start(model: str, least: float) -> None:
+    """How far a gate is from being constant over a picture; without the units 0.01 and less."""
+    torch.manual_seed(0)
+    network = create_model(model, 2)
+    seen: list[float] = []
+
+    def note(gates: torch.Tensor) -> torch.Tensor:
+        result = gates.sigmoid()
+        seen.append(float((result.std((2, 3)) / result.mean((2, 3))).mean()))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch, "sigmoid", note)
+        network(photo_like(48, 48)[None])
+    assert len(seen) >= 10
+    assert sum(seen) / len(seen) > least

@@ -1,6 +1,7 @@
 """SRRAM for inference: the tail, which is linear, as one convolution.
 
-It holds where the tail's maps do not end, so a border of one LR pixel is computed as before.
+It holds where the tail's maps do not end, so a border of one LR pixel is computed as before. The
+image in the first channels, where a network has it there, does not go through half precision.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from sruplift.models.layers import (
     blocks_around,
     stage_factors,
 )
-from sruplift.models.srram import RGB_RANGE, SRRAM, ResidualAttention
+from sruplift.models.srram import IMAGE_UNIT, RGB_RANGE, SRRAM, ResidualAttention
 
 # LR pixels that an output pixel depends on beyond its own, through all of the tail.
 REACH = 2
+# Of the image in the first channels, where it is there.
+IMAGE_RANGE = RGB_RANGE / IMAGE_UNIT
 
 
 class FusedTail(nn.Module):
@@ -45,6 +48,10 @@ class FusedTail(nn.Module):
         self.last = scaled(net.last, after=1 / RGB_RANGE)
         exact = copy.deepcopy(self).double()
         weight, bias = kernel_of(exact.stepwise, self.last.in_channels, self.scale, REACH)
+        self.image: nn.Conv2d | None = None
+        if net.holds_the_image:
+            self.image = make_conv(weight[:, :3].float(), None, padding=REACH)
+            weight[:, :3] = 0
         self.whole = make_conv(weight.float(), bias.float(), padding=REACH)
 
     def stepwise(self, x: Tensor) -> Tensor:
@@ -53,11 +60,15 @@ class FusedTail(nn.Module):
             x = spread(widen(x), factor)
         return self.last(x)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """The result for features whose first channels, in float32, are ``image``."""
         sides = 1 + REACH
         if min(x.shape[-2:]) < 2 * sides:
             return self.stepwise(x)
         result, edge = spread(self.whole(x), self.scale), self.scale
+        if self.image is not None:
+            with torch.autocast(image.device.type, enabled=False):
+                result = spread(self.image(image), self.scale).add_(result)
         result[..., :edge, :] = self.stepwise(x[..., :sides, :])[..., :edge, :]
         result[..., -edge:, :] = self.stepwise(x[..., -sides:, :])[..., -edge:, :]
         result[..., :edge] = self.stepwise(x[..., :sides])[..., :edge]
@@ -96,12 +107,12 @@ class FusedSRRAM(SuperResolver):
         self.tail = FusedTail(net)
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
-        shallow = self.head(lr - self.mean)
-        deep = shallow
+        colours = lr - self.mean
+        shallow = deep = self.head(colours)
         for block in self.blocks:
             deep = block(deep, self.window)
         deep = self.trunk_end(deep).add_(shallow)
-        return torch.add(self.mean, self.tail(deep).float())
+        return torch.add(self.mean, self.tail(deep, colours * IMAGE_RANGE).float())
 
 
 def _variance(x: Tensor, window: int | None) -> Tensor:

@@ -8,6 +8,7 @@ convolutions are only in the code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,20 @@ from sruplift.models.layers import (
     leaky,
     upsampling_stages,
 )
+
+# Features are so many times larger at a random start than the image in [0, 1] would make them. Else
+# the gates' logits hardly vary, and training comes to depend on gates that are constant. A power of
+# two, with which float16 holds the weights as well.
+FEATURE_UNIT = 64.0
+# These parameters, and training's steps of them, are so many times as large as without it.
+SIZES = {
+    "head.weight": FEATURE_UNIT,
+    "head.bias": FEATURE_UNIT,
+    "last.weight": 1 / FEATURE_UNIT,
+    "last.bias": 1 / FEATURE_UNIT,
+}
+# Of the head's weights, whose standard deviation is 0.11 at random, and 64 times that here.
+LARGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,18 @@ class PAN(SuperResolver):
         self.trunk_end = conv(features, features, 3)
         self.upsample = upsampling_stages(features, narrow, config.scale)
         self.last = conv(narrow, 3, 3)
+        self._start_with_large_features()
+
+    @torch.no_grad()
+    def _start_with_large_features(self) -> None:
+        parameters = dict(self.named_parameters())
+        for name, size in SIZES.items():
+            parameters[name].mul_(size)
+
+    @property
+    def step_sizes(self) -> Mapping[str, float]:
+        """Of weights that began with large features; the authors' did not."""
+        return SIZES if float(self.head.weight.detach().std()) > LARGE else {}
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         shallow = self.head(lr)

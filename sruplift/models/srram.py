@@ -38,7 +38,8 @@ Part = tuple[slice, ...]
 # A network that starts at random keeps the image itself in its first channels, divided by this (a
 # power of two, which float16 holds exactly). Else training has to learn the image first, whose
 # levels are large beside what there is to add to it, and whose variance shuts channels for good.
-IMAGE_UNIT = 256
+# With 256 the attention's logits hardly vary, with 2 the channels begin to be shut.
+IMAGE_UNIT = 16
 # Of the rest of the last convolution at the start.
 FIRST_DETAIL = 0.1
 
