@@ -41,6 +41,8 @@ class DataConfig(_Strict):
     """Loader processes when nothing is cached."""
     patch_size: int = Field(48, ge=4)
     """Edge of a training crop in LR pixels."""
+    places: int = Field(1, ge=1)
+    """At how many places a patch may be cut, of which fine detail decides (``data.choose``)."""
     batch_size: int = Field(16, ge=1)
     """Patches in one step, over all processes."""
     accumulate: int = Field(1, ge=1)

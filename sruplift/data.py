@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -25,39 +26,49 @@ from sruplift.resize import bicubic, modcrop
 HOLD_OUT = 20
 # LR pixels around a patch so that the degradation of a crop equals that of the whole image.
 MARGIN = 4
+# So that flat places (of a mean square below it, 60 dB) are as likely as each other.
+LEAST_DETAIL = 1e-6
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Where a batch's patches lie, four vectors (B,): image, top, left in LR pixels, transform."""
+    """Where a batch's patches lie: each at one of its places.
+
+    ``image`` (B,); ``top`` and ``left`` (B, places) in LR pixels; ``choice`` (B,), from 0 to 1, for
+    ``choose``; ``transform`` (B,).
+    """
 
     image: Tensor
     top: Tensor
     left: Tensor
+    choice: Tensor
     transform: Tensor
 
     def shard(self, rank: int, processes: int) -> Samples:
         """The part of one process of many."""
-        parts = (self.image, self.top, self.left, self.transform)
+        parts = (self.image, self.top, self.left, self.choice, self.transform)
         return Samples(*(part.tensor_split(processes)[rank] for part in parts))
 
 
 class Sampler:
     """Draws patches: every image once an epoch, in an order and at places set by the seed."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], seed: int) -> None:
-        """``sizes``: LR (height, width) of each image."""
+    def __init__(self, sizes: Sequence[tuple[int, int]], seed: int, places: int = 1) -> None:
+        """``sizes``: LR (height, width) of each image; ``places`` to choose from, of a patch."""
         self.sizes = torch.tensor(sizes)
         self.seed = seed
+        self.places = places
 
     def draw(self, first: int, count: int, patch_size: int) -> Samples:
         """The samples number ``first`` to ``first + count - 1`` of the run."""
         images = torch.tensor([self._image(first + i) for i in range(count)])
         generator = torch.Generator().manual_seed(_mix(self.seed, 1, first))
-        random = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        random = torch.rand(2, count, self.places, generator=generator, dtype=torch.float64)
         room = self.sizes[images].T - patch_size + 1
-        top, left = (random * room).long()
-        return Samples(images, top, left, torch.randint(8, (count,), generator=generator))
+        top, left = (random * room[..., None]).long()
+        transform = torch.randint(8, (count,), generator=generator)
+        choice = torch.rand(count, generator=generator)
+        return Samples(images, top, left, choice, transform)
 
     def _image(self, sample: int) -> int:
         epoch, position = divmod(sample, len(self.sizes))
@@ -89,10 +100,18 @@ class PatchCache:
 
     def batch(self, samples: Samples, patch_size: int, scale: int) -> tuple[Tensor, Tensor]:
         """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
-        image, top, left, transform = (
-            part.to(self.device)
-            for part in (samples.image, samples.top, samples.left, samples.transform)
+        image, choice, transform = (
+            part.to(self.device) for part in (samples.image, samples.choice, samples.transform)
         )
+        top, left = (part.to(self.device) for part in (samples.top, samples.left))
+        count, places = top.shape
+        chosen = torch.zeros_like(image)
+        if places > 1:
+            each, upright = image.repeat_interleave(places), chosen.repeat_interleave(places)
+            corner = (top.flatten() * scale, left.flatten() * scale)
+            hr = self._hr.cut(each, *corner, upright, patch_size * scale)
+            chosen = choose(hr.view(count, places, *hr.shape[1:]), scale, choice)
+        top, left = (part.gather(1, chosen[:, None])[:, 0] for part in (top, left))
         lr = self._lr[scale].cut(image, top, left, transform, patch_size)
         hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
         return lr, hr
@@ -131,10 +150,37 @@ class Pixels:
         return patches.permute(0, 3, 1, 2).float().div_(255)
 
 
+def choose(hr: Tensor, scale: int, choice: Tensor) -> Tensor:
+    """Which of several places a patch is taken from: the likelier, the more there is to restore.
+
+    That is the mean square of what the mean over ``scale`` x ``scale`` pixels, interpolated, loses.
+    With a loss that counts patches alike by their PSNR, an image's patches then count as they do
+    in the PSNR of the image: smooth ones hardly.
+
+    Args:
+        hr: the patches, (B, places, 3, H, W) in [0, 1].
+        scale: by which they are made smaller.
+        choice: (B,), uniform in [0, 1).
+
+    Returns:
+        The places' numbers, (B,).
+    """
+    grey = hr.mean(2).flatten(0, 1)[:, None]
+    small = F.avg_pool2d(grey, scale)
+    lost = grey - F.interpolate(small, scale_factor=scale, mode="bilinear", align_corners=False)
+    share = lost.square().mean((1, 2, 3)).view(hr.shape[:2]) + LEAST_DETAIL
+    share = share.cumsum(1)
+    return (share < choice[:, None] * share[:, -1:]).sum(1).clamp(max=hr.shape[1] - 1)
+
+
+# Image, tops, lefts, choice, transform, patch size, scale.
+PatchItem = tuple[int, Sequence[int], Sequence[int], float, int, int, int]
+
+
 class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """The same patches, each cut from its file when asked for: for data larger than memory.
 
-    An item is (image, top, left, transform, patch_size, scale), as numbers.
+    An item is (image, tops, lefts, choice, transform, patch_size, scale), as numbers.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -143,9 +189,16 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: tuple[int, int, int, int, int, int]) -> tuple[Tensor, Tensor]:
-        image, top, left, transform, patch_size, s = item
+    def __getitem__(self, item: PatchItem) -> tuple[Tensor, Tensor]:
+        image, tops, lefts, choice, transform, patch_size, s = item
         hr = modcrop(read_hr(self.files[image]), s)
+        chosen = 0
+        if len(tops) > 1:
+            edge = patch_size * s
+            corners = zip(tops, lefts, strict=True)
+            there = [hr[:, y * s : y * s + edge, x * s : x * s + edge] for y, x in corners]
+            chosen = int(choose(torch.stack(there)[None].float() / 255, s, torch.tensor([choice])))
+        top, left = tops[chosen], lefts[chosen]
         height, width = hr.shape[1] // s, hr.shape[2] // s
         y0, x0 = max(top - MARGIN, 0), max(left - MARGIN, 0)
         y1, x1 = min(top + patch_size + MARGIN, height), min(left + patch_size + MARGIN, width)

@@ -43,7 +43,9 @@ class Patches:
         place = _cache_place(config, self.files, device, neighbours)
         self.cache = data.PatchCache(self.files, scales, place) if place else None
         self.samplers = {
-            scale: data.Sampler(data.read_lr_sizes(self.files, scale), config.seed)
+            scale: data.Sampler(
+                data.read_lr_sizes(self.files, scale), config.seed, config.data.places
+            )
             for scale in scales
         }
 
@@ -72,10 +74,10 @@ class Patches:
     def _from_files(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
         counts: list[int] = []
 
-        def items() -> Iterator[list[tuple[int, int, int, int, int, int]]]:
+        def items() -> Iterator[list[data.PatchItem]]:
             for drawn, patch_size, scale, count in self._draws(iteration, samples):
                 counts.append(count)
-                columns = (drawn.image, drawn.top, drawn.left, drawn.transform)
+                columns = (drawn.image, drawn.top, drawn.left, drawn.choice, drawn.transform)
                 rows = zip(*(column.tolist() for column in columns), strict=True)
                 yield [(*row, patch_size, scale) for row in rows]
 

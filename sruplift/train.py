@@ -380,7 +380,8 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
     now, then = (c.model_dump(mode="json") for c in (config, build_config(before)))
     for key in now:
         if key == "data":
-            same = all(now[key][k] == then[key][k] for k in ("patch_size", "batch_size"))
+            cut = ("patch_size", "batch_size", "places")
+            same = all(now[key][k] == then[key][k] for k in cut)
         else:
             same = now[key] == then[key]
         if not same:

@@ -27,17 +27,18 @@ def files(tmp_path: Path) -> list[Path]:
     return write_images(tmp_path / "images", [(50, 61), (40, 44), (64, 40)])
 
 
+@pytest.mark.parametrize("places", [1, 4])
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_cache_and_files_cut_the_same_patches(files: list[Path], scale: int) -> None:
+def test_cache_and_files_cut_the_same_patches(files: list[Path], scale: int, places: int) -> None:
     cache = data.PatchCache(files, [2, 3, 4], torch.device("cpu"))
     reader = data.PatchFiles(files)
-    sampler = data.Sampler(data.read_lr_sizes(files, scale), seed=5)
+    sampler = data.Sampler(data.read_lr_sizes(files, scale), 5, places)
     samples = sampler.draw(0, 24, 7)
     lr, hr = cache.batch(samples, 7, scale)
     assert lr.shape == (24, 3, 7, 7)
     assert hr.shape == (24, 3, 7 * scale, 7 * scale)
     assert len(samples.transform.unique()) > 4
-    columns = (samples.image, samples.top, samples.left, samples.transform)
+    columns = (samples.image, samples.top, samples.left, samples.choice, samples.transform)
     for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         lr_file, hr_file = reader[(*row, 7, scale)]
         assert torch.equal((lr[i] * 255).round().byte(), lr_file)
@@ -53,6 +54,27 @@ def test_lr_patch_is_the_hr_patch_made_small(files: list[Path]) -> None:
     inside = (..., slice(3, -3), slice(3, -3))
     # LR was rounded and clipped twice; a pair that is turned differently is off by 30 levels.
     assert (small[inside] - lr[inside]).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_places_are_chosen_by_what_there_is_to_restore(scale: int) -> None:
+    """Noise of twice the amplitude has four times the energy, and is taken four times as often."""
+    torch.manual_seed(0)
+    noise = torch.randn(1, 1, 3, 48, 48)
+    smooth = torch.linspace(0.4, 0.6, 48).expand(1, 1, 3, 48, 48)
+    hr = torch.cat([0.1 * noise, smooth, 0.2 * noise], dim=1).expand(1000, -1, -1, -1, -1)
+    chosen = data.choose(hr, scale, torch.arange(1000) / 1000)
+    assert chosen.bincount(minlength=3).tolist() == pytest.approx([200, 0, 800], abs=5)
+    flat = data.choose(torch.ones(1000, 4, 3, 12, 12), scale, torch.arange(1000) / 1000)
+    assert flat.bincount().tolist() == pytest.approx([250] * 4, abs=1)
+
+
+def test_more_places_leave_the_rest_of_a_draw_alone() -> None:
+    one, four = (data.Sampler([(30, 40)] * 7, 1, places).draw(0, 16, 8) for places in (1, 4))
+    assert torch.equal(one.image, four.image)
+    assert one.top.shape == (16, 1)
+    assert four.left.shape == (16, 4)
+    assert four.left.unique().numel() > 16
 
 
 def test_every_image_once_an_epoch() -> None:
@@ -76,8 +98,8 @@ def test_samples_depend_on_the_seed_and_their_number_alone() -> None:
 
 def test_patches_reach_every_place() -> None:
     samples = data.Sampler([(9, 11)], 0).draw(0, 500, 8)
-    assert set(samples.top.tolist()) == {0, 1}
-    assert set(samples.left.tolist()) == {0, 1, 2, 3}
+    assert set(samples.top.flatten().tolist()) == {0, 1}
+    assert set(samples.left.flatten().tolist()) == {0, 1, 2, 3}
 
 
 def test_shards_make_up_the_batch() -> None:
