@@ -183,6 +183,8 @@ def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
     train(config(images, iterations=1), tmp_path)
     with pytest.raises(ConfigError, match="'seed'"):
         train(config(images, iterations=1, seed=3), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="'data'"):
+        train(config(images, iterations=1, data__places=2), tmp_path, resume=True)
     with pytest.raises(WeightsError, match="no checkpoint"):
         train(config(images), tmp_path / "absent", resume=True)
     checkpoint = tmp_path / "checkpoint.pt"
