@@ -23,6 +23,7 @@ from sruplift.checkpoint import load_checkpoint
 from sruplift.config import build_config
 from sruplift.errors import ConfigError, LostProcessError
 from sruplift.loader import Patches, Validation, split_files
+from sruplift.models import create_model
 from sruplift.processes import Processes, watch
 from sruplift.train import train
 
@@ -148,9 +149,13 @@ def test_processes_share_the_memory_of_a_machine(
 
 
 def arguments(images: Path, out: Path, *more: str) -> list[str]:
-    """`train` for long enough to be stopped in the middle."""
+    """`train` for long enough to be stopped in the middle.
+
+    With Adam: Muon's steps are as long in directions that only rounding has.
+    """
     settings = ["iterations=30", "data.patch_size=8", "data.batch_size=2", "stages=[]"]
     settings += ["precision=fp32", "checkpoint_every=5", "validate_every=1000", "log_every=5"]
+    settings += ["optimizer.name=adam", "optimizer.learning_rate=1e-3"]
     folders = ["--data", str(images / "train"), "--validation", str(images / "val")]
     options = [word for setting in settings for word in ("--set", setting)]
     return ["train", "-c", "pan_x2", *folders, "-o", str(out), *options, *more]
@@ -198,8 +203,12 @@ def test_a_lost_process_ends_the_run_and_it_goes_on(
     assert column(cut, "iteration") == column(whole, "iteration")
     assert column(cut, "loss") == pytest.approx(column(whole, "loss"), abs=1e-4)
     weights, others = (load_file(out / "last.safetensors") for out in (whole, cut))
-    tolerance = 0 if lost else 1e-4
-    assert all(torch.allclose(weights[key], others[key], 0, tolerance) for key in weights)
+    # Beside the way that training went.
+    torch.manual_seed(0)
+    start = create_model("pan", 2).state_dict()
+    for key, weight in weights.items():
+        off = (others[key] - weight).norm() / (weight - start[key]).norm()
+        assert off <= (0 if lost else 1e-4)
 
 
 def test_the_first_process_speaks_for_all(images: Path, tmp_path: Path) -> None:
