@@ -69,7 +69,7 @@ def test_places_are_chosen_by_what_there_is_to_restore(scale: int) -> None:
     assert flat.bincount().tolist() == pytest.approx([250] * 4, abs=1)
 
 
-def test_more_places_leave_the_rest_of_a_draw_alone() -> None:
+def test_each_patch_has_its_places_in_the_same_image() -> None:
     one, four = (data.Sampler([(30, 40)] * 7, 1, places).draw(0, 16, 8) for places in (1, 4))
     assert torch.equal(one.image, four.image)
     assert one.top.shape == (16, 1)
