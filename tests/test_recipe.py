@@ -156,7 +156,7 @@ def test_pan_takes_large_steps_of_what_makes_large_features(tmp_path: Path, larg
 
 @pytest.mark.parametrize(("model", "least"), [("pan", 0.1), ("srram", 0.03)])
 def test_gates_look_at_the_image_from_the_start(model: str, least: float) -> None:
-    """How far a gate is from being constant over a picture; without the units 0.01 and less."""
+    """How far a gate is from being constant over a picture; without the units 0.012 and 0.006."""
     torch.manual_seed(0)
     network = create_model(model, 2)
     seen: list[float] = []

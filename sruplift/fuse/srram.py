@@ -33,8 +33,6 @@ from sruplift.models.srram import IMAGE_UNIT, RGB_RANGE, SRRAM, ResidualAttentio
 
 # LR pixels that an output pixel depends on beyond its own, through all of the tail.
 REACH = 2
-# Of the image in the first channels, where it is there.
-IMAGE_RANGE = RGB_RANGE / IMAGE_UNIT
 
 
 class FusedTail(nn.Module):
@@ -50,7 +48,8 @@ class FusedTail(nn.Module):
         weight, bias = kernel_of(exact.stepwise, self.last.in_channels, self.scale, REACH)
         self.image: nn.Conv2d | None = None
         if net.holds_the_image:
-            self.image = make_conv(weight[:, :3].float(), None, padding=REACH)
+            of_colours = weight[:, :3] * (RGB_RANGE / IMAGE_UNIT)
+            self.image = make_conv(of_colours.float(), None, padding=REACH)
             weight[:, :3] = 0
         self.whole = make_conv(weight.float(), bias.float(), padding=REACH)
 
@@ -60,15 +59,15 @@ class FusedTail(nn.Module):
             x = spread(widen(x), factor)
         return self.last(x)
 
-    def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """The result for features whose first channels, in float32, are ``image``."""
+    def forward(self, x: Tensor, colours: Tensor) -> Tensor:
+        """The result for features ``x`` of the image ``colours``, in float32, less its mean."""
         sides = 1 + REACH
         if min(x.shape[-2:]) < 2 * sides:
             return self.stepwise(x)
         result, edge = spread(self.whole(x), self.scale), self.scale
         if self.image is not None:
-            with torch.autocast(image.device.type, enabled=False):
-                result = spread(self.image(image), self.scale).add_(result)
+            with torch.autocast(colours.device.type, enabled=False):
+                result = spread(self.image(colours), self.scale).add_(result)
         result[..., :edge, :] = self.stepwise(x[..., :sides, :])[..., :edge, :]
         result[..., -edge:, :] = self.stepwise(x[..., -sides:, :])[..., -edge:, :]
         result[..., :edge] = self.stepwise(x[..., :sides])[..., :edge]
@@ -112,7 +111,7 @@ class FusedSRRAM(SuperResolver):
         for block in self.blocks:
             deep = block(deep, self.window)
         deep = self.trunk_end(deep).add_(shallow)
-        return torch.add(self.mean, self.tail(deep, colours * IMAGE_RANGE).float())
+        return torch.add(self.mean, self.tail(deep, colours).float())
 
 
 def _variance(x: Tensor, window: int | None) -> Tensor:
