@@ -51,6 +51,10 @@ class ExportError(SrupliftError):
     """A network that cannot be exported, or a runtime that does not compute what PyTorch does."""
 
 
+class CompilerError(SrupliftError):
+    """Code that cannot be compiled on this machine, or computes something else when it is."""
+
+
 class NumericalError(SrupliftError):
     """NaN or infinity where numbers are needed."""
 

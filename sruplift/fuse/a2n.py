@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.pan import FusedTail, leaky_
-from sruplift.fuse.rewrites import Bilinear, members, scaled
+from sruplift.fuse.rewrites import Bilinear, make_conv, members, scaled
 from sruplift.models.a2n import (
     A2N,
     RGB_RANGE,
@@ -27,13 +26,13 @@ class FusedWeights(nn.Module):
 
     def __init__(self, weights: DynamicWeights) -> None:
         super().__init__()
-        self.reduce = weights.reduce
+        self.reduce: nn.Module = make_conv(weights.reduce.weight[:, :, None, None], None)
         first, second = weights.decide.weight
         self.difference = nn.Parameter((first - second) / TEMPERATURE)
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         size = x.shape[-2:]
-        x = F.conv2d(x, self.reduce.weight[:, :, None, None]).float()
+        x = self.reduce(x).float()
         mean = x.mean((2, 3), keepdim=True) if window is None else means_around(x, window)
         decided = mean.relu_().movedim(1, -1).mul(self.difference).sum(-1)[:, None]
         share = torch.sigmoid(decided)

@@ -35,15 +35,19 @@ class FusedBlock(nn.Module):
         block = self.block
         x = block.second(_activate_(block.first(x)))
         reduced = block.reduce(x)
+        far = block.increase(reduced.add_(self.wide(reduced, x, frame))).relu_().sigmoid_()
+        near = block.near_depthwise(block.near(x)).sigmoid_()
+        return far.mul_(x).mul_(near)
+
+    def wide(self, reduced: Tensor, x: Tensor, frame: Frame) -> Tensor:
+        """What few pixels say of their surroundings, (B, C, H, W) as ``reduced``."""
+        block = self.block
         pooled = F.max_pool2d(block.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
         wide = _activate_(block.dilated(pooled)).add_(_activate_(block.plain(pooled)))
         rows, columns = stretched(wide, x, frame)
         # Channels stay last only where they are the last dimension.
         wide = wide.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
-        wide = wide.permute(0, 3, 1, 2)
-        far = block.increase(reduced.add_(wide)).relu_().sigmoid_()
-        near = block.near_depthwise(block.near(x)).sigmoid_()
-        return far.mul_(x).mul_(near)
+        return wide.permute(0, 3, 1, 2)
 
 
 class FusedGroup(nn.Module):

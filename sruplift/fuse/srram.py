@@ -84,7 +84,11 @@ class FusedResidualAttention(nn.Module):
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         block = self.block
-        features = block.conv2(F.relu_(block.conv1(x)))
+        return self.attend(block.conv2(F.relu_(block.conv1(x))), x, window)
+
+    def attend(self, features: Tensor, x: Tensor, window: int | None) -> Tensor:
+        """``x`` and the features that the block made of it, gated."""
+        block = self.block
         channel = block.for_channels(_variance(features, window), window, x.shape[-2:])
         return block.depthwise(features).add_(channel).sigmoid_().mul_(features).add_(x)
 

@@ -1,0 +1,15 @@
+"""Convolutions and attention of our own for CPUs, compiled where they run, in float32.
+
+PyTorch's convolutions in float32 multiply nine times for each output pixel and channel of a 3x3
+kernel; those here two and a quarter times (Winograd's minimal filtering), and they apply gates,
+products, sums and activations while a result is in registers. Their C source is compiled once, in a
+second or two, by the machine's own C compiler for its own processor, and kept in a cache folder. In
+half precision PyTorch's are faster where the processor computes it, so there is no such variant.
+"""
+
+from sruplift.kernels.attention import attend
+from sruplift.kernels.convolution import Convolution, convolution_of, suits
+from sruplift.kernels.library import Kernels
+from sruplift.kernels.loading import load_kernels
+
+__all__ = ["Convolution", "Kernels", "attend", "convolution_of", "load_kernels", "suits"]

@@ -1,0 +1,51 @@
+"""Attention of patches: ``attention.c`` called from PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from sruplift.kernels.library import Kernels
+
+
+class _Attention(ctypes.Structure):
+    """``Attention`` in attention.c."""
+
+    _fields_ = (
+        ("query", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("patches", ctypes.c_int32),
+        ("queries", ctypes.c_int32),
+        ("keys", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("values", ctypes.c_int32),
+    )
+
+
+def attend(kernels: Kernels, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``softmax(query key^T) value`` of each patch, float32. Scale the queries before.
+
+    Args:
+        kernels: from ``load_kernels``.
+        query: (..., N, D).
+        key: (..., M, D).
+        value: (..., M, C).
+
+    Returns:
+        (..., N, C).
+    """
+    query, key, value = (x.float().contiguous() for x in (query, key, value))
+    result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    patches = query.shape[:-2].numel()
+    sizes = patches, query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1]
+    assert key.shape == (*query.shape[:-2], sizes[2], sizes[3])
+    assert value.shape == (*query.shape[:-2], sizes[2], sizes[4])
+    places = (x.data_ptr() for x in (query, key, value, result))
+    call = _Attention(*places, *sizes)
+    if kernels.library.sruplift_attend(ctypes.byref(call), torch.get_num_threads()):
+        raise MemoryError("not enough memory for an attention")
+    return result

@@ -1,0 +1,204 @@
+"""Convolutions with what follows them: ``convolution.c`` called from PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sruplift.kernels.library import Kernels
+
+# A square root of 1/2: the points of Winograd's filtering are 0, +-A, +-1/A and infinity.
+A = 0.5**0.5
+
+
+class _Conv(ctypes.Structure):
+    """``Conv`` in convolution.c."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_step", ctypes.c_ssize_t),
+        ("x_row", ctypes.c_ssize_t),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+        ("enlarge", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("y_step", ctypes.c_ssize_t),
+        ("y_row", ctypes.c_ssize_t),
+        ("out_height", ctypes.c_int32),
+        ("out_width", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("sigmoid", ctypes.c_int32),
+        ("mul", ctypes.c_void_p),
+        ("mul_step", ctypes.c_ssize_t),
+        ("mul_row", ctypes.c_ssize_t),
+        ("add", ctypes.c_void_p),
+        ("add_step", ctypes.c_ssize_t),
+        ("add_row", ctypes.c_ssize_t),
+        ("slope", ctypes.c_float),
+    )
+
+
+class Convolution(nn.Module):
+    """A convolution with a kernel of 1x1 or 3x3, and what follows it. Inference only.
+
+    Args:
+        kernels: from ``load_kernels``.
+        weight: (O, I, k, k), k 1 or 3.
+        bias: (O,) or None.
+        padding: zeros around the (enlarged) map.
+        enlarge: how many times the map is enlarged before, by nearest neighbour.
+        sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
+            ``mul`` of the call, then the sum with its ``add``.
+        slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
+    """
+
+    packed: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        padding: int = 0,
+        enlarge: int = 1,
+        sigmoid: int = 0,
+        slope: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.kernels = kernels
+        self.outputs, self.inputs, self.kernel = weight.shape[:3]
+        self.padding, self.enlarge, self.sigmoid, self.slope = padding, enlarge, sigmoid, slope
+        packed = pack(weight.detach(), kernels.lanes)
+        self.register_buffer("packed", packed, persistent=False)
+        # Copies: the struct holds addresses, so both must lie as the kernels take them.
+        self.register_buffer(
+            "bias", None if bias is None else bias.detach().float().clone(), persistent=False
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mul: Tensor | None = None,
+        add: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The result for ``x`` (B, I, H, W); other than float32 on the CPU is converted.
+
+        ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``out``, if given, takes it,
+        and overlaps none of them; its channels are last, as a slice of channels' are.
+        """
+        x = _channels_last(x)
+        others = [None if maps is None else _channels_last(maps) for maps in (mul, add)]
+        batch, _, height, width = x.shape
+        more = 2 * self.padding + 1 - self.kernel
+        size = (height * self.enlarge + more, width * self.enlarge + more)
+        if out is None:
+            out = _empty((batch, self.outputs, *size))
+        assert out.shape == (batch, self.outputs, *size)
+        assert out.stride(1) == 1
+        for image in range(batch):
+            each = (None if maps is None else maps[image] for maps in others)
+            self._convolve(x[image], out[image], *each)
+        return out
+
+    def _convolve(
+        self, x: Tensor, out: Tensor, mul: Tensor | None = None, add: Tensor | None = None
+    ) -> None:
+        place, into = _place(x), _place(out)
+        call = _Conv(
+            *place, x.shape[1], x.shape[2], self.inputs, self.enlarge, self.padding,
+            self.packed.data_ptr(), None if self.bias is None else self.bias.data_ptr(),
+            *into, out.shape[1], out.shape[2], self.outputs, self.sigmoid,
+            *_place(mul), *_place(add), self.slope,
+        )  # fmt: skip
+        threads = torch.get_num_threads()
+        if self.kernels.library.sruplift_convolve(ctypes.byref(call), self.kernel, threads):
+            raise MemoryError("not enough memory for a convolution")
+
+
+def suits(conv: nn.Module) -> bool:
+    """Whether ``conv`` is a 3x3 convolution that is faster as a ``Convolution``.
+
+    From fewer than eight channels it is not; of 1x1 PyTorch's are as fast where nothing follows.
+    """
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == (3, 3)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding in ((0, 0), (1, 1))
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and conv.in_channels >= 8
+    )
+
+
+def convolution_of(
+    kernels: Kernels, conv: nn.Conv2d, *, enlarge: int = 1, sigmoid: int = 0, slope: float = 1
+) -> Convolution:
+    """``conv``, of stride 1, as a ``Convolution``."""
+    padding = int(conv.padding[0])
+    return Convolution(
+        kernels,
+        conv.weight,
+        conv.bias,
+        padding=padding,
+        enlarge=enlarge,
+        sigmoid=sigmoid,
+        slope=slope,
+    )
+
+
+def pack(weight: Tensor, lanes: int) -> Tensor:
+    """(O, I, k, k) as convolution.c takes it: ([36,] I, groups * lanes), float32.
+
+    Of 3x3 kernels the transform G w G' with a row of G for each point, the rest of (1, p, p * p)
+    divided by the product of the distances to the other points.
+    """
+    outputs, inputs, kernel, _ = weight.shape
+    exact = weight.double()
+    if kernel == 3:
+        points = (0.0, A, -A, 1 / A, -1 / A)
+        rows = [[1.0, p, p * p] for p in points]
+        scales = [math.prod(p - q for q in points if q != p) for p in points]
+        g = torch.tensor(
+            [[value / s for value in row] for row, s in zip(rows, scales, strict=True)]
+            + [[0.0, 0.0, 1.0]],
+            dtype=torch.float64,
+        )
+        exact = torch.einsum("ai,bj,ocij->abco", g, g, exact).reshape(36, inputs, outputs)
+    else:
+        exact = exact.reshape(outputs, inputs).T
+    # The last group ends with the last channel; a single one is filled up with zeros.
+    exact = F.pad(exact, (0, max(lanes - outputs, 0)))
+    first = range(0, outputs, lanes)
+    starts = [min(start, exact.shape[-1] - lanes) for start in first]
+    order = [start + lane for start in starts for lane in range(lanes)]
+    return exact[..., order].float().contiguous()
+
+
+def _place(maps: Tensor | None) -> tuple[int | None, int, int]:
+    """Where a (C, H, W) map begins, and how far its pixels and its rows are apart."""
+    if maps is None:
+        return None, 0, 0
+    return maps.data_ptr(), maps.stride(2), maps.stride(1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Float32 with channels that lie side by side; what has them so stays as it is."""
+    x = x.float()
+    return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, memory_format=torch.channels_last)

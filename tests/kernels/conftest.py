@@ -1,0 +1,17 @@
+"""The compiled kernels, where this machine can compile them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sruplift.datasets import cache_folder
+from sruplift.errors import CompilerError
+from sruplift.kernels import Kernels, load_kernels
+
+
+@pytest.fixture
+def kernels() -> Kernels:
+    try:
+        return load_kernels(cache_folder("compiled"))
+    except CompilerError as error:
+        pytest.skip(f"no kernels here: {error}")

@@ -1,0 +1,189 @@
+"""Compiling what ``kernels`` needs: once, whole, and a sentence where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import photo_like
+
+from sruplift import engine
+from sruplift.engine import Engine
+from sruplift.errors import CompilerError
+from sruplift.kernels import compiler as compiling
+from sruplift.kernels import load_kernels, loading
+from sruplift.kernels.compiler import build, find_compiler
+from sruplift.weights import load_model
+
+SOURCE = '#include "code.h"\nint answer(void) { return ANSWER; }\n'
+
+
+@pytest.fixture
+def compiler() -> tuple[str, ...]:
+    try:
+        return find_compiler()
+    except CompilerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with C files."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "code.c").write_text(SOURCE)
+    (folder / "code.h").write_text("#define ANSWER 42\n")
+    return folder
+
+
+def stand_in(folder: Path, script: str) -> str:
+    """A compiler that is a Python script; its path."""
+    path = folder / "strange-cc"
+    path.write_text(f"#!{sys.executable}\nimport sys\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_compiles_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "new" / "cache"
+    made = build(source, folder)
+    assert [path.name for path in folder.iterdir()] == [made.name]
+    monkeypatch.setattr(compiling, "_compile", lambda *_: pytest.fail("it is there already"))
+    assert build(source, folder) == made
+
+
+@pytest.mark.usefixtures("compiler")
+def test_another_source_or_processor_is_another_file(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(source, tmp_path)
+    monkeypatch.setattr(compiling, "processor", lambda: "another one")
+    second = build(source, tmp_path)
+    (source / "code.h").write_text("#define ANSWER 43\n")
+    third = build(source, tmp_path)
+    assert len({first, second, third}) == 3
+
+
+def test_without_a_compiler_there_is_a_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilerError, match=r"there is no C compiler .*cc, gcc, clang"):
+        build(source, tmp_path)
+    monkeypatch.setenv("CC", "mycc -m32")
+    with pytest.raises(CompilerError, match=r"no C compiler .*\(mycc\)"):
+        build(source, tmp_path)
+
+
+def test_the_compiler_that_is_named_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stand_in(tmp_path, "sys.exit(1)")
+    monkeypatch.setenv("CC", f"{path} --target=this")
+    assert find_compiler() == (path, "--target=this")
+
+
+@pytest.mark.parametrize("script", ["sys.exit('code.c:1: error: no such thing')", "sys.exit(0)"])
+def test_a_compiler_that_fails_or_makes_nothing_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setenv("CC", stand_in(tmp_path, script))
+    folder = tmp_path / "cache"
+    with pytest.raises(CompilerError, match="cannot compile the kernels"):
+        build(source, folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("compiler")
+def test_without_openmp_it_is_compiled_for_one_thread(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: tuple[str, ...]
+) -> None:
+    script = (
+        "import subprocess\n"
+        "if '-fopenmp' in sys.argv: sys.exit('error: unsupported option')\n"
+        f"sys.exit(subprocess.call([{compiler[0]!r}, *sys.argv[1:]]))"
+    )
+    monkeypatch.setenv("CC", stand_in(tmp_path, script))
+    assert build(source, tmp_path / "cache").stat().st_size > 0
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_a_sentence(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(CompilerError, match="cannot be kept"):
+        build(source, folder)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_that_is_a_file_is_a_sentence(source: Path) -> None:
+    with pytest.raises(CompilerError, match="cannot be kept"):
+        build(source, source / "code.c")
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("name", "right", "other"),
+    [("convolution.c", "2.5f", "2.4f"), ("attention.c", "/ sum", "* 2")],
+)
+def test_code_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, right: str, other: str
+) -> None:
+    for path in loading.SOURCES.glob("*.[ch]"):
+        (tmp_path / path.name).write_text(path.read_text())
+    wrong = tmp_path / name
+    text = wrong.read_text()
+    assert text.count(right) > 0
+    wrong.write_text(text.replace(right, other))
+    monkeypatch.setattr(loading, "SOURCES", tmp_path)
+    with pytest.raises(CompilerError, match="computes something else"):
+        load_kernels(tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_damaged_library_is_a_sentence(tmp_path: Path) -> None:
+    build(loading.SOURCES, tmp_path).write_bytes(b"nothing that can be loaded")
+    with pytest.raises(CompilerError, match="cannot be loaded"):
+        load_kernels(tmp_path)
+
+
+def test_auto_goes_on_without_and_on_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "absent"))
+    engine._load_kernels.cache_clear()
+    try:
+        net, lr = load_model("pan", 2), photo_like(9, 8)[None]
+        plain = Engine(net, 2, "cpu", "fp32", compile_mode="auto")
+        assert not plain.compiled
+        assert torch.equal(plain.run(lr), Engine(net, 2, "cpu", "fp32").run(lr))
+        with pytest.raises(CompilerError, match="no C compiler"):
+            Engine(net, 2, "cpu", "fp32", compile_mode="on")
+    finally:
+        engine._load_kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_engine_takes_them_in_float32_unless_it_is_off() -> None:
+    net = load_model("pan", 2)
+    engines = {
+        mode: Engine(net, 2, "cpu", "fp32", compile_mode=mode) for mode in ("auto", "on", "off")
+    }
+    assert {mode: each.compiled for mode, each in engines.items()} == {
+        "auto": True,
+        "on": True,
+        "off": False,
+    }
+    lr = photo_like(21, 30)[None]
+    for mode in ("auto", "on"):
+        torch.testing.assert_close(engines[mode].run(lr), engines["off"].run(lr), rtol=0, atol=1e-5)
+    # In half precision PyTorch's are used.
+    assert not Engine(net, 2, "cpu", "bf16", compile_mode="auto").compiled
+    # A network that is told where a tile lies has them, too: there is nothing to compile anew.
+    assert Engine(load_model("maffsrn", 2), 2, "cpu", "fp32", compile_mode="on").compiled

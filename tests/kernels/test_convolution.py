@@ -1,0 +1,182 @@
+"""Our own convolutions against PyTorch in float64: sizes, borders, strides, all that may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sruplift.kernels import Convolution, Kernels, suits
+from sruplift.kernels.convolution import pack
+
+# Of sums of about 1. PyTorch's own float32 is within 3e-6 of float64.
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def random_conv(inputs: int, outputs: int, size: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(inputs + outputs)
+    weight = torch.randn(outputs, inputs, size, size) / (inputs * size**2) ** 0.5
+    return weight, torch.randn(outputs)
+
+
+def expected_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, enlarge: int = 1
+) -> Tensor:
+    if enlarge > 1:
+        x = F.interpolate(x, scale_factor=enlarge, mode="nearest")
+    exact = None if bias is None else bias.double()
+    return F.conv2d(x.double(), weight.double(), exact, padding=padding)
+
+
+# Around one, two and more groups of lanes; as many as one product takes, and one more.
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(1, 1), (3, 5), (7, 8), (8, 3), (20, 20), (24, 12), (16, 33), (40, 40), (64, 100)],
+)
+def test_every_width(kernels: Kernels, size: int, inputs: int, outputs: int) -> None:
+    weight, bias = random_conv(inputs, outputs, size)
+    x = last(torch.randn(2, inputs, 11, 13))
+    result = Convolution(kernels, weight, bias, padding=size // 2)(x)
+    assert result.dtype == torch.float32
+    expected = expected_of(x, weight, bias, size // 2)
+    torch.testing.assert_close(result.double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 8), (6, 300), (33, 7)])
+@pytest.mark.parametrize("enlarge", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_every_border(kernels: Kernels, size: tuple[int, int], enlarge: int, padding: int) -> None:
+    if min(size) * enlarge + 2 * padding < 3:
+        pytest.skip("nothing is left")
+    weight, bias = random_conv(20, 24, 3)
+    x = last(torch.randn(1, 20, *size))
+    result = Convolution(kernels, weight, bias, padding=padding, enlarge=enlarge)(x)
+    expected = expected_of(x, weight, bias, padding, enlarge)
+    torch.testing.assert_close(result.double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("outputs", [3, 20])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("sigmoid", [0, 1, 2])
+@pytest.mark.parametrize("multiplied", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("slope", [1.0, 0.2, 0.0])
+def test_what_follows(
+    kernels: Kernels,
+    outputs: int,
+    size: int,
+    *,
+    biased: bool,
+    sigmoid: int,
+    multiplied: bool,
+    added: bool,
+    slope: float,
+) -> None:
+    weight, some = random_conv(20, outputs, size)
+    bias = some if biased else None
+    x = last(torch.randn(1, 20, 6, 9))
+    mul, add = (
+        last(torch.randn(1, outputs, 6, 9)) if wanted else None for wanted in (multiplied, added)
+    )
+    made = Convolution(kernels, weight, bias, padding=size // 2, sigmoid=sigmoid, slope=slope)
+    expected = expected_of(x, weight, bias, size // 2)
+    if sigmoid == 2:
+        expected = expected.relu()
+    if sigmoid:
+        expected = expected.sigmoid()
+    if mul is not None:
+        expected = expected * mul
+    if add is not None:
+        expected = expected + add
+    expected = F.leaky_relu(expected, slope)
+    torch.testing.assert_close(made(x, mul=mul, add=add).double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_slices_of_channels_are_read_and_written_in_place(kernels: Kernels, size: int) -> None:
+    weight, bias = random_conv(20, 20, size)
+    x, out = last(torch.randn(1, 40, 9, 14)), last(torch.full((1, 60, 9, 14), 7.0))
+    made = Convolution(kernels, weight, bias, padding=size // 2)
+    result = made(x[:, 20:], out=out[:, 20:40])
+    assert result.data_ptr() == out[:, 20:40].data_ptr()
+    expected = expected_of(x[:, 20:], weight, bias, size // 2)
+    torch.testing.assert_close(out[:, 20:40].double(), expected, **CLOSE)
+    assert (out[:, :20] == 7).all()
+    assert (out[:, 40:] == 7).all()
+
+
+def test_rows_of_a_larger_map_and_other_layouts(kernels: Kernels) -> None:
+    weight, bias = random_conv(20, 24, 3)
+    large = last(torch.randn(1, 20, 30, 40))
+    made = Convolution(kernels, weight, bias, padding=1)
+    for x in (large[:, :, 5:17, 3:30], large[:, :, 5:17].contiguous(), large.half()[:, :, 5:17]):
+        torch.testing.assert_close(
+            made(x).double(), expected_of(x.float(), weight, bias, 1), **CLOSE
+        )
+
+
+def test_threads_give_the_same_bits(kernels: Kernels) -> None:
+    weight, bias = random_conv(40, 40, 3)
+    x = last(torch.randn(1, 40, 50, 60))
+    made, before = Convolution(kernels, weight, bias, padding=1), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(made(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
+def test_what_is_no_number_stays_none_and_gates_saturate(kernels: Kernels, value: float) -> None:
+    weight = torch.eye(8)[:, :, None, None].contiguous()
+    gate = Convolution(kernels, weight, torch.zeros(8), sigmoid=True)(
+        torch.full((1, 8, 1, 1), value)
+    )
+    expected = {True: 1.0, False: 0.0}[value > 0] if value == value and abs(value) < 1e31 else None
+    if expected is None:
+        # Infinity times the weights' zeros is no number either.
+        assert gate.isnan().all()
+    else:
+        torch.testing.assert_close(gate, torch.full_like(gate, expected), rtol=0, atol=1e-7)
+
+
+def test_kernels_are_packed_by_groups_of_lanes() -> None:
+    weight = torch.arange(10.0).reshape(10, 1, 1, 1)
+    assert pack(weight, 8).tolist() == [[*range(8), *range(2, 10)]]
+    assert pack(weight[:3], 8).tolist() == [[0, 1, 2, 0, 0, 0, 0, 0]]
+    assert pack(torch.randn(5, 4, 3, 3), 8).shape == (36, 4, 8)
+
+
+def test_which_convolutions_suit() -> None:
+    assert suits(nn.Conv2d(8, 3, 3, padding=1))
+    assert suits(nn.Conv2d(20, 20, 3))
+    others = [
+        nn.Conv2d(3, 40, 3, padding=1),
+        nn.Conv2d(20, 20, 1),
+        nn.Conv2d(20, 20, 5, padding=2),
+        nn.Conv2d(20, 20, 3, stride=2),
+        nn.Conv2d(20, 20, 3, dilation=2),
+        nn.Conv2d(20, 20, 3, groups=20),
+        nn.Conv2d(20, 20, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(20, 20, 3, padding=2),
+        nn.ConvTranspose2d(20, 20, 3),
+    ]
+    assert not any(suits(other) for other in others)
