@@ -32,6 +32,7 @@ from sruplift.weights import load_model
 VARIANTS = (
     ("torch", "bf16"),
     ("torch", "fp32"),
+    ("torch, plain", "fp32"),
     ("onnxruntime", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "fp32"),
@@ -52,11 +53,15 @@ def engines(name: str, scale: int) -> dict[str, Engine]:
         if precision == "bf16" and choose_precision("auto", torch.device("cpu")) != "bf16":
             continue  # It would only be emulated.
         try:
-            net, device, chosen = through(backend, network(name, scale), scale, "cpu", precision)
+            net, device, chosen = through(
+                backend.partition(",")[0], network(name, scale), scale, "cpu", precision
+            )
         except SrupliftError as error:
             print(f"  {backend} is left out: {error}")
             continue
-        made[f"{backend} {precision}"] = Engine(net, scale, device, chosen)
+        # As `sruplift upscale` runs it, and with PyTorch's convolutions.
+        mode = "auto" if backend == "torch" else "off"
+        made[f"{backend} {precision}"] = Engine(net, scale, device, chosen, compile_mode=mode)
     return made
 
 

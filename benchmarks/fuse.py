@@ -1,10 +1,11 @@
 """What rewriting a network for inference buys on this machine.
 
-Runs a network as it is and rewritten (``sruplift.fuse``), by turns, so that what else the machine
-does falls on all alike, and prints medians, and the ratio to the first row's time of the same turn
-as a median and its quartiles. With weights from ``sruplift weights``, where there are any, else
-random ones. Times are of the process's CPU with one thread, which a busy machine disturbs less,
-and of the clock with more. Networks that pool do so around each pixel, as in ``sruplift upscale``.
+Runs a network as it is, rewritten (``sruplift.fuse``) and with ``sruplift.kernels``, by turns, so
+that what else the machine does falls on all alike, and prints medians, and the ratio to the first
+row's time of the same turn as a median and its quartiles. With weights from ``sruplift weights``,
+where there are any, else random ones. Times are of the process's CPU with one thread, which a busy
+machine disturbs less, and of the clock with more. Networks that pool do so around each pixel, as in
+``sruplift upscale``, and freed memory stays with the process, as in the commands.
 
     python benchmarks/fuse.py [--model pan --model a2n] [--scale 4] [--size 180x320] [--turns 9]
         [--threads 1] [--profile]
@@ -22,8 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from sruplift.errors import SrupliftError
+from sruplift.datasets import cache_folder
+from sruplift.engine import cpu_computes_bf16
+from sruplift.errors import CompilerError, SrupliftError
 from sruplift.fuse import fused
+from sruplift.fuse.compiled import with_kernels
+from sruplift.heap import keep_freed_memory
+from sruplift.kernels import load_kernels
 from sruplift.models import MODELS, create_model
 from sruplift.weights import load_model
 
@@ -54,13 +60,24 @@ def variants(model: nn.Module, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
 
         return call
 
-    return {
-        "bf16 channels_last": run(eager_last, lr_last, True),
-        "bf16 channels_last fused": run(quick, lr_last, True),
+    every = {
         "fp32 NCHW": run(model, lr, False),
         "fp32 channels_last": run(eager_last, lr_last, False),
         "fp32 channels_last fused": run(quick, lr_last, False),
     }
+    if cpu_computes_bf16():
+        every = {
+            "bf16 channels_last": run(eager_last, lr_last, True),
+            "bf16 channels_last fused": run(quick, lr_last, True),
+            **every,
+        }
+    try:
+        kernels = load_kernels(cache_folder("compiled"))
+    except CompilerError as error:
+        print(f"without kernels: {error}")
+        return every
+    compiled = with_kernels(fused(model), kernels)
+    return {**every, "fp32 kernels": run(compiled, lr_last, False)}
 
 
 def measure(calls: dict[str, Callable[[], Tensor]], turns: int) -> dict[str, list[float]]:
@@ -94,13 +111,14 @@ def show_profile(call: Callable[[], Tensor]) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the commands do
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", choices=list(MODELS))
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--size", default="180x320", help="height x width of the LR image")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--profile", action="store_true", help="self CPU time by kernel, bf16")
+    parser.add_argument("--profile", action="store_true", help="self CPU time by kernel")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     height, width = map(int, options.size.split("x"))
@@ -110,7 +128,7 @@ def main() -> None:
         title = f"{name} x{options.scale}, {width}x{height}, {options.threads} threads"
         report(title, measure(calls, options.turns))
         if options.profile:
-            for variant in list(calls)[:2]:
+            for variant in (next(iter(calls)), list(calls)[-1]):
                 print(f"  profile of {variant}")
                 show_profile(calls[variant])
 

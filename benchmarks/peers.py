@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from sruplift.datasets import read_hr
-from sruplift.engine import Engine
+from sruplift.engine import Engine, cpu_computes_bf16
 from sruplift.errors import SrupliftError
 from sruplift.importer import recognise
 from sruplift.models import MODELS, create_model
@@ -222,10 +222,13 @@ def ncnn(job: Job, *, half: bool) -> Prepared:
 
 
 def contestants(job: Job) -> dict[str, Callable[[], Prepared]]:
+    """By name; without those whose bf16 this processor would only emulate, for minutes."""
     last, contiguous = torch.channels_last, torch.contiguous_format
-    return {
-        OURS: lambda: ours(job, "off"),
+    every = {
+        # As `sruplift upscale` runs it: "auto".
+        OURS: lambda: ours(job, "auto"),
         "sruplift --compile on": lambda: ours(job, "on"),
+        "sruplift --compile off": lambda: ours(job, "off"),
         "super-image": lambda: super_image(job),
         REFERENCE: lambda: eager(job, contiguous, half=False),
         "PyTorch fp32 channels_last": lambda: eager(job, last, half=False),
@@ -237,6 +240,9 @@ def contestants(job: Job) -> dict[str, Callable[[], Prepared]]:
         "ncnn fp32": lambda: ncnn(job, half=False),
         "ncnn bf16": lambda: ncnn(job, half=True),
     }
+    if cpu_computes_bf16():
+        return every
+    return {name: prepare for name, prepare in every.items() if "bf16" not in name}
 
 
 def work(name: str, job: Job) -> None:

@@ -46,7 +46,7 @@ class BenchOptions:
     precision: str = "auto"
     runs: int = 20
     warm_up: int = 3
-    compile_mode: str = "off"
+    compile_mode: str = "auto"
 
     def __post_init__(self) -> None:
         if not all(1 <= edge <= LARGEST_SIZE for edge in self.size):

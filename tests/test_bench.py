@@ -15,7 +15,9 @@ from sruplift.errors import UsageError
 from sruplift.models import create_model
 from sruplift.tuning import tuned_tile
 
-SMALL = BenchOptions(model="pan", scale=2, size=(24, 40), device="cpu", runs=3, warm_up=1)
+SMALL = BenchOptions(
+    model="pan", scale=2, size=(24, 40), device="cpu", runs=3, warm_up=1, compile_mode="off"
+)
 
 
 @pytest.fixture(autouse=True)

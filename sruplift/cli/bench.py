@@ -34,7 +34,7 @@ def command(
     ] = "320x180",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    compile_mode: options.Compile = "off",
+    compile_mode: options.Compile = "auto",
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; the median is printed.")] = 20,
     warm_up: Annotated[int, typer.Option(min=0, help="Runs before them.")] = 3,
     tiles: Annotated[

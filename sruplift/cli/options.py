@@ -25,7 +25,11 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, 
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 Compile = Annotated[
     str,
-    typer.Option("--compile", help="PyTorch's compiler: auto (long jobs on a GPU), on or off."),
+    typer.Option(
+        "--compile",
+        help="auto: our kernels on CPUs in fp32, by the C compiler that is here, and PyTorch's"
+        " compiler for long jobs on a GPU; on, off.",
+    ),
 ]
 Backend = Annotated[
     str,
