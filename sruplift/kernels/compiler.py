@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -95,14 +96,20 @@ def _compile(
 ) -> str | None:
     """What went wrong, in a line; None: nothing."""
     files = (str(path) for path in sorted(sources.glob("*.c")))
-    command = [*compiler, *flags, "-o", str(result), *files]
+    command = [*compiler, *flags, *files, "-o", str(result)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    if done.returncode == 0 and result.exists():
-        return None
-    errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
-    return errors[0][:300] or f"exit code {done.returncode}"
+    if done.returncode != 0 or not result.exists():
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if "error" in line] or lines
+        return errors[0][:300] if errors else f"exit code {done.returncode}"
+    try:
+        # Some compilers leave it to this moment to find out that there is no OpenMP.
+        ctypes.CDLL(str(result))
+    except OSError as error:
+        return str(error)
+    return None

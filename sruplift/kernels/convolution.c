@@ -194,21 +194,24 @@ static inline void gather(const Conv *c, int top, int left, int channel, vec d[6
         }
         return;
     }
-    for (int i = 0; i < 6; i++)
+    ptrdiff_t places[6];
+    for (int j = 0; j < 6; j++) {
+        int column = left + j;
+        places[j] = column < 0 || column >= width ? -1 : column / c->enlarge * c->x_step;
+    }
+    for (int i = 0; i < 6; i++) {
+        int row = top + i, none = row < 0 || row >= height;
+        const float *x = c->x + (none ? 0 : row / c->enlarge) * c->x_row + channel;
         for (int j = 0; j < 6; j++) {
-            int row = top + i, column = left + j;
-            d[i][j] = (vec){0};
-            if (row < 0 || column < 0 || row >= height || column >= width) continue;
-            row /= c->enlarge, column /= c->enlarge;
-            const float *x = c->x + row * c->x_row + column * c->x_step + channel;
-            if (c->inputs >= LANES) {
-                d[i][j] = load(x);
-            } else {
-                float some[LANES] = {0};
-                memcpy(some, x, sizeof(float) * (size_t)c->inputs);
-                d[i][j] = load(some);
-            }
+            float some[LANES] = {0};
+            if (none || places[j] < 0)
+                d[i][j] = (vec){0};
+            else if (c->inputs >= LANES)
+                d[i][j] = load(x + places[j]);
+            else
+                d[i][j] = load(memcpy(some, x + places[j], sizeof(float) * (size_t)c->inputs));
         }
+    }
 }
 
 /* How a thread works through a row of tiles: so many at a time, a multiple of 4, that its two

@@ -100,12 +100,21 @@ def test_a_compiler_that_fails_or_makes_nothing_leaves_nothing(
 
 
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("finds_out", ["when it compiles", "when it is loaded"])
 def test_without_openmp_it_is_compiled_for_one_thread(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: tuple[str, ...]
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiler: tuple[str, ...],
+    finds_out: str,
 ) -> None:
+    instead = {
+        "when it compiles": "sys.exit('error: unsupported option')",
+        "when it is loaded": "open(sys.argv[-1], 'w').write('x'), sys.exit(0)",
+    }
     script = (
         "import subprocess\n"
-        "if '-fopenmp' in sys.argv: sys.exit('error: unsupported option')\n"
+        f"if '-fopenmp' in sys.argv: {instead[finds_out]}\n"
         f"sys.exit(subprocess.call([{compiler[0]!r}, *sys.argv[1:]]))"
     )
     monkeypatch.setenv("CC", stand_in(tmp_path, script))
