@@ -34,6 +34,7 @@ from torch import Tensor
 from sruplift.datasets import read_hr
 from sruplift.engine import Engine, cpu_computes_bf16
 from sruplift.errors import SrupliftError
+from sruplift.heap import keep_freed_memory
 from sruplift.importer import recognise
 from sruplift.models import MODELS, create_model
 from sruplift.models.layers import SuperResolver
@@ -100,6 +101,7 @@ def as_array(result: Tensor) -> np.ndarray:
 
 
 def ours(job: Job, mode: str) -> Prepared:
+    keep_freed_memory()  # as the commands do
     # Pooling over the whole image, as all others do.
     engine = Engine(job.network(), job.scale, "cpu", compile_mode=mode, local=False)
     return Prepared(lambda: as_array(engine.run(job.lr)))

@@ -6,7 +6,7 @@ PAN's and A2N's tails enlarge where the kernels read, and HPINet's attention kee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from sruplift.fuse.a2n import FusedAttentionInAttention
 from sruplift.fuse.hpinet import FusedAttention
 from sruplift.fuse.maffsrn import FusedBlock
 from sruplift.fuse.pan import HALO, FusedSCPA, FusedTail
-from sruplift.fuse.rewrites import in_strips, members
+from sruplift.fuse.rewrites import STRIP_PIXELS, in_strips, members
 from sruplift.fuse.srram import FusedResidualAttention
 from sruplift.kernels import Kernels, attend, convolution_of, suits
 from sruplift.models.layers import Frame, UpsamplingStage
@@ -24,6 +24,9 @@ from sruplift.models.maffsrn import NEGATIVE_SLOPE
 
 # Of PAN and A2N.
 SLOPE = 0.2
+# Pixels of a strip of the tail, up to a quarter of its map. The kernels have buffers of their own, so
+# that a strip need not stay in the cache, and larger ones share fewer rows (PAN x4: 8 % less time).
+LARGEST_STRIP = 2**17
 
 
 class CompiledSCPA(nn.Module):
@@ -79,14 +82,21 @@ class CompiledTail(nn.Module):
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         """The result for ``x`` (B, C, H, W) is added to ``base``, in place."""
         for stage in members(self.early, CompiledStage):
-            strips = in_strips(stage, x, scale=stage.scale, halo=HALO)
+            strips = _large_strips(stage, x, stage.scale)
             x = torch.cat([strip for _, strip in strips], dim=2)
-        for rows, strip in in_strips(self._finish, x, scale=self.final.scale, halo=HALO):
+        for rows, strip in _large_strips(self._finish, x, self.final.scale):
             base[:, :, rows] += strip
         return base
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.last(self.final(x))
+
+
+def _large_strips(
+    run: Callable[[Tensor], Tensor], x: Tensor, scale: int
+) -> Iterator[tuple[slice, Tensor]]:
+    pixels = max(min(x.shape[-2] * x.shape[-1] // 4, LARGEST_STRIP), STRIP_PIXELS)
+    return in_strips(run, x, scale=scale, halo=HALO, pixels=pixels)
 
 
 class CompiledAttentionInAttention(nn.Module):

@@ -19,7 +19,7 @@ static void product_of_four(const float *a, int a_row, const float *b, int group
     int wide = groups * LANES;
     for (int g = 0, n; g < groups; g += n) {
         n = next_groups(groups - g);
-        (n == 3 ? into3 : n == 2 ? into2 : into1)(a, a_row, b + g * LANES, wide, k,
+        (n == 3 ? into43 : n == 2 ? into42 : into41)(a, a_row, b + g * LANES, wide, k,
                                                   y + g * LANES);
     }
 }

@@ -138,25 +138,25 @@ static void pointwise_row(const Conv *c, int row) {
 static inline void transform_input(vec d[6][6], float *v, ptrdiff_t step) {
     vec t[6][6];
     EVERY for (int j = 0; j < 6; j++) {
-        vec p = d[4][j] - 2 * d[2][j], q = A * d[3][j] - 2 * A * d[1][j];
-        vec r = d[4][j] - 0.5f * d[2][j], s = 2 * A * d[3][j] - A * d[1][j];
+        vec p = d[4][j] - 2 * d[2][j], q = d[3][j] - 2 * d[1][j];
+        vec r = d[4][j] - 0.5f * d[2][j], s = d[3][j] - 0.5f * d[1][j];
         t[0][j] = d[0][j] - 2.5f * d[2][j] + d[4][j];
-        t[1][j] = p + q;
-        t[2][j] = p - q;
-        t[3][j] = r + s;
-        t[4][j] = r - s;
+        t[1][j] = p + A * q;
+        t[2][j] = p - A * q;
+        t[3][j] = r + 2 * A * s;
+        t[4][j] = r - 2 * A * s;
         t[5][j] = d[1][j] - 2.5f * d[3][j] + d[5][j];
     }
     EVERY for (int i = 0; i < 6; i++) {
         vec *e = t[i];
         float *o = v + 6 * i * step;
-        vec p = e[4] - 2 * e[2], q = A * e[3] - 2 * A * e[1];
-        vec r = e[4] - 0.5f * e[2], s = 2 * A * e[3] - A * e[1];
+        vec p = e[4] - 2 * e[2], q = e[3] - 2 * e[1];
+        vec r = e[4] - 0.5f * e[2], s = e[3] - 0.5f * e[1];
         store(o, e[0] - 2.5f * e[2] + e[4]);
-        store(o + step, p + q);
-        store(o + 2 * step, p - q);
-        store(o + 3 * step, r + s);
-        store(o + 4 * step, r - s);
+        store(o + step, p + A * q);
+        store(o + 2 * step, p - A * q);
+        store(o + 3 * step, r + 2 * A * s);
+        store(o + 4 * step, r - 2 * A * s);
         store(o + 5 * step, e[1] - 2.5f * e[3] + e[5]);
     }
 }
@@ -167,19 +167,19 @@ static inline void transform_output(const float *m, ptrdiff_t step, vec y[4][4])
     EVERY for (int j = 0; j < 6; j++) {
         vec s[6];
         EVERY for (int i = 0; i < 6; i++) s[i] = load(m + (6 * i + j) * step);
-        vec a = s[1] + s[2], b = A * (s[1] - s[2]), e = s[3] + s[4], f = A * (s[3] - s[4]);
+        vec a = s[1] + s[2], b = s[1] - s[2], e = s[3] + s[4], f = s[3] - s[4];
         t[0][j] = s[0] + a + e;
-        t[1][j] = b + 2 * f;
+        t[1][j] = A * b + 2 * A * f;
         t[2][j] = 0.5f * a + 2 * e;
-        t[3][j] = 0.5f * b + 4 * f + s[5];
+        t[3][j] = 0.5f * A * b + (4 * A * f + s[5]);
     }
     EVERY for (int i = 0; i < 4; i++) {
         vec *s = t[i];
-        vec a = s[1] + s[2], b = A * (s[1] - s[2]), e = s[3] + s[4], f = A * (s[3] - s[4]);
+        vec a = s[1] + s[2], b = s[1] - s[2], e = s[3] + s[4], f = s[3] - s[4];
         y[i][0] = s[0] + a + e;
-        y[i][1] = b + 2 * f;
+        y[i][1] = A * b + 2 * A * f;
         y[i][2] = 0.5f * a + 2 * e;
-        y[i][3] = 0.5f * b + 4 * f + s[5];
+        y[i][3] = 0.5f * A * b + (4 * A * f + s[5]);
     }
 }
 
@@ -214,7 +214,7 @@ static inline void gather(const Conv *c, int top, int left, int channel, vec d[6
     }
 }
 
-/* How a thread works through a row of tiles: so many at a time, a multiple of 4, that its two
+/* How a thread works through a row of tiles: so many at a time, a multiple of 8, that its two
  * buffers stay in the second cache. */
 typedef struct {
     int tiles, v_row, m_row;
@@ -224,8 +224,8 @@ typedef struct {
 static Block block_of(const Conv *c) {
     Block b = {.v_row = c->inputs < LANES ? LANES : c->inputs};
     b.m_row = groups_of(c->outputs) * LANES;
-    int a_tile = 36 * (b.v_row + b.m_row), fit = 192 * 1024 / 4 / a_tile / 4 * 4;
-    b.tiles = fit < 4 ? 4 : fit > 64 ? 64 : fit;
+    int a_tile = 36 * (b.v_row + b.m_row), fit = (192 * 1024 / 4 / a_tile + 4) / 8 * 8;
+    b.tiles = fit < 8 ? 8 : fit > 64 ? 64 : fit;
     b.floats = (size_t)b.tiles * (size_t)a_tile;
     return b;
 }
@@ -245,15 +245,15 @@ static void winograd_row(const Conv *c, int row, float *buffers) {
                 gather(c, top - c->padding, 4 * (first + t) - c->padding, channel, d);
                 transform_input(d, v + t * b.v_row + channel, (ptrdiff_t)b.tiles * b.v_row);
             }
-        /* The last four tiles may be fewer: what is left in the buffers then goes nowhere. */
+        /* The last four or eight tiles may be fewer: what is left in the buffers then goes nowhere. */
         for (int p = 0; p < 36; p++)
             for (int g = 0, n; g < groups; g += n) {
                 const float *weight = c->weight + ((ptrdiff_t)p * c->inputs * groups + g) * LANES;
                 n = next_groups(groups - g);
-                for (int t = 0; t < count; t += 4)
-                    (n == 3 ? into3 : n == 2 ? into2 : into1)(
-                        v + (p * b.tiles + t) * b.v_row, b.v_row, weight, b.m_row, c->inputs,
-                        m + (p * b.tiles + t) * b.m_row + g * LANES);
+                Into *into = n == 3 ? into43 : n == 2 ? into42 : into81;
+                for (int t = 0; t < count; t += n == 1 ? 8 : 4)
+                    into(v + (p * b.tiles + t) * b.v_row, b.v_row, weight, b.m_row, c->inputs,
+                         m + (p * b.tiles + t) * b.m_row + g * LANES);
             }
         for (int t = 0; t < count; t++)
             for (int g = 0; g < groups; g++) {

@@ -87,6 +87,7 @@ static inline vec exponential(vec x) {
 PRODUCT(product41, 4, 1)
 PRODUCT(product42, 4, 2)
 PRODUCT(product43, 4, 3)
+PRODUCT(product81, 8, 1)
 PRODUCT(product11, 1, 1)
 PRODUCT(product12, 1, 2)
 PRODUCT(product13, 1, 3)
@@ -94,17 +95,22 @@ PRODUCT(product13, 1, 3)
 /* How many groups a product takes of those that are left: up to 3, and 2 and 2 of 4. */
 static inline int next_groups(int left) { return left == 4 ? 2 : left < 3 ? left : 3; }
 
-/* The same, into memory; four rows. */
-#define INTO(NAME, PRODUCT, GROUPS)                                                              \
-    static void NAME(const float *v, int v_row, const float *weight, int wide, int k, float *m) { \
-        vec sums[4][GROUPS];                                                                      \
-        PRODUCT(v, v_row, weight, wide, k, sums);                                                 \
-        EVERY for (int r = 0; r < 4; r++) {                                                       \
-            EVERY for (int g = 0; g < GROUPS; g++) store(m + r * wide + g * LANES, sums[r][g]);   \
+/* The same, into memory. */
+typedef void Into(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row, int k,
+                  float *y);
+
+#define INTO(NAME, PRODUCT, ROWS, GROUPS)                                                         \
+    static inline void NAME(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row,     \
+                            int k, float *y) {                                                    \
+        vec sums[ROWS][GROUPS];                                                                   \
+        PRODUCT(a, a_row, b, b_row, k, sums);                                                     \
+        EVERY for (int r = 0; r < ROWS; r++) {                                                    \
+            EVERY for (int g = 0; g < GROUPS; g++) store(y + r * b_row + g * LANES, sums[r][g]);  \
         }                                                                                         \
     }
-INTO(into1, product41, 1)
-INTO(into2, product42, 2)
-INTO(into3, product43, 3)
+INTO(into41, product41, 4, 1)
+INTO(into42, product42, 4, 2)
+INTO(into43, product43, 4, 3)
+INTO(into81, product81, 8, 1)
 
 #endif
