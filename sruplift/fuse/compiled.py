@@ -24,8 +24,8 @@ from sruplift.models.maffsrn import NEGATIVE_SLOPE
 
 # Of PAN and A2N.
 SLOPE = 0.2
-# Pixels of a strip of the tail, up to a quarter of its map. The kernels have buffers of their own, so
-# that a strip need not stay in the cache, and larger ones share fewer rows (PAN x4: 8 % less time).
+# Pixels of a strip of the tail, up to a quarter of its map. The kernels have buffers of their own:
+# a strip need not stay in the cache, and larger ones share fewer rows (PAN x4: 8 % less time).
 LARGEST_STRIP = 2**17
 
 

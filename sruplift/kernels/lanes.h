@@ -9,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As wide as a register; a compiler that is told another width makes do with several. */
+#ifndef LANES
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX__)
 #define LANES 8
 #else
 #define LANES 4
+#endif
 #endif
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -23,7 +26,8 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 #define EVERY _Pragma("GCC unroll 16")
 /* Keeps a value in a register: compilers would load it again for each of its products. */
-#if defined(__x86_64__)
+#if (defined(__AVX512F__) && LANES == 16) || (defined(__AVX__) && LANES == 8) ||                  \
+    (defined(__SSE__) && LANES == 4)
 #define KEEP(v) __asm__("" : "+x"(v))
 #else
 #define KEEP(v) (void)(v)

@@ -13,8 +13,10 @@ from conftest import photo_like
 from sruplift import engine
 from sruplift.engine import Engine
 from sruplift.errors import CompilerError
+from sruplift.fuse import fused
+from sruplift.fuse.compiled import with_kernels
+from sruplift.kernels import attend, load_kernels, loading
 from sruplift.kernels import compiler as compiling
-from sruplift.kernels import load_kernels, loading
 from sruplift.kernels.compiler import build, find_compiler
 from sruplift.weights import load_model
 
@@ -153,6 +155,27 @@ def test_code_that_computes_something_else_is_refused(
     monkeypatch.setattr(loading, "SOURCES", tmp_path)
     with pytest.raises(CompilerError, match="computes something else"):
         load_kernels(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_registers_of_every_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: tuple[str, ...], lanes: int
+) -> None:
+    """Those of other processors than this one; slower here, but the same code."""
+    monkeypatch.setenv("CC", " ".join([*compiler, f"-DLANES={lanes}"]))
+    kernels = load_kernels(tmp_path)
+    assert kernels.lanes == lanes
+    net, image = load_model("pan", 4), photo_like(37, 22)[None]
+    with torch.inference_mode():
+        quick = with_kernels(fused(net), kernels)
+        torch.testing.assert_close(quick(image), net(image), rtol=0, atol=1e-5)
+        for queries, keys, values in ((9, 21, 40), (3, 5, 7)):
+            shapes = ((queries, 6), (keys, 6), (keys, values))
+            query, key, value = (torch.randn(2, *shape) for shape in shapes)
+            expected = (query @ key.mT).softmax(-1) @ value
+            torch.testing.assert_close(
+                attend(kernels, query, key, value), expected, rtol=0, atol=1e-5
+            )
 
 
 @pytest.mark.usefixtures("compiler")
