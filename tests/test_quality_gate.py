@@ -58,12 +58,13 @@ def test_every_fast_path_is_as_good_as_float32(
     name: str, shared: Path, record_property: Callable[[str, object], None]
 ) -> None:
     net = network(name, shared).eval().to(memory_format=torch.channels_last)
-    paths = {"fp32 rewritten": ("fp32", True)}
+    # Precision, whether it is rewritten, and whether with our own kernels where they can be had.
+    paths = {"fp32 rewritten": ("fp32", True, "off"), "fp32 kernels": ("fp32", True, "auto")}
     if cpu_computes_bf16():
-        paths |= {"bf16": ("bf16", False), "bf16 rewritten": ("bf16", True)}
+        paths |= {"bf16": ("bf16", False, "off"), "bf16 rewritten": ("bf16", True, "off")}
     engines = {
-        path: Engine(net, net.scale, "cpu", precision, local=False, fuse=fuse)
-        for path, (precision, fuse) in paths.items()
+        path: Engine(net, net.scale, "cpu", precision, local=False, fuse=fuse, compile_mode=mode)
+        for path, (precision, fuse, mode) in paths.items()
     }
     plain, fast = [], {path: [] for path in paths}
     for lr, hr in pictures(shared / "benchmarks" / "Set14" / "HR", net.scale):
