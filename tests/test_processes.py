@@ -203,12 +203,14 @@ def test_a_lost_process_ends_the_run_and_it_goes_on(
     assert column(cut, "iteration") == column(whole, "iteration")
     assert column(cut, "loss") == pytest.approx(column(whole, "loss"), abs=1e-4)
     weights, others = (load_file(out / "last.safetensors") for out in (whole, cut))
-    # Beside the way that training went.
+    # Beside the way that training went. One process adds up in another order than two, of which a
+    # processor's rounding leaves up to 4e-4; a batch that is left out makes 0.2, an optimizer that
+    # forgets 0.97.
     torch.manual_seed(0)
     start = create_model("pan", 2).state_dict()
     for key, weight in weights.items():
         off = (others[key] - weight).norm() / (weight - start[key]).norm()
-        assert off <= (0 if lost else 1e-4)
+        assert off <= (0 if lost else 2e-3)
 
 
 def test_the_first_process_speaks_for_all(images: Path, tmp_path: Path) -> None:
