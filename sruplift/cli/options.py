@@ -35,7 +35,7 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch; openvino (CPU: faster in fp32, not in bf16) or onnxruntime (CPU: slower).",
+        help="torch; openvino (CPU: faster in fp32 where there is no C compiler) or onnxruntime.",
     ),
 ]
 SelfEnsemble = Annotated[
