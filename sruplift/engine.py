@@ -89,8 +89,8 @@ class Engine:
         fuse: whether to run a network of ours as ``fused`` rewrites it, a copy, on CPUs (where it
             was measured).
         compile_mode: "on", "off" or "auto". A rewritten network in float32 on a CPU then runs with
-            convolutions of our own (``kernels``), which "auto" does where there is a C compiler;
-            for others as in ``Compilation``.
+            convolutions and attention of our own (``kernels``), which "auto" does where there is
+            a C compiler; for others as in ``Compilation``.
 
     Raises:
         UsageError: an unknown or unavailable device or precision, or a network that is not
@@ -118,7 +118,7 @@ class Engine:
             model.window = self.needs.window  # type: ignore[assignment]
         self.kernels: Kernels | None = None
         if fuse and self.device.type == "cpu":
-            plain, model = model, fused(model)
+            plain, model = model, fused(model).to(self.device)
             self.needs = getattr(model, "needs", self.needs)
             if self.precision == "fp32" and model is not plain:
                 self.kernels = _kernels(compile_mode)
@@ -321,17 +321,23 @@ def _kernels(mode: str) -> Kernels | None:
     """
     if mode not in ("auto", "on"):
         return None
-    try:
-        return _load_kernels()
-    except CompilerError:
-        if mode == "on":
-            raise
-        return None
+    found = _load_kernels()
+    if isinstance(found, Kernels):
+        return found
+    if mode == "on":
+        raise found
+    return None
 
 
 @functools.cache
-def _load_kernels() -> Kernels:
-    return load_kernels(cache_folder("compiled"))
+def _load_kernels() -> Kernels | CompilerError:
+    """The kernels, or why there are none: a compiler that fails is asked once."""
+    try:
+        return load_kernels(cache_folder("compiled"))
+    except CompilerError as error:
+        return error
+    except RuntimeError as error:  # there is no home for a cache
+        return CompilerError(f"compiled code cannot be kept: {error}")
 
 
 def choose_device(name: str) -> torch.device:

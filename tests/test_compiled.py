@@ -31,6 +31,8 @@ def kernels() -> Kernels:
     try:
         return load_kernels(cache_folder("compiled"))
     except CompilerError as error:
+        if "computes something else" in str(error):
+            raise
         pytest.skip(f"no kernels here: {error}")
 
 

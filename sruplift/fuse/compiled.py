@@ -1,7 +1,8 @@
 """The rewritten networks with ``kernels`` in the place of PyTorch's: float32 on CPUs.
 
-Every network's 3x3 convolutions are exchanged. Blocks also leave what follows a convolution to it,
-PAN's and A2N's tails enlarge where the kernels read, and HPINet's attention keeps no weights.
+A network's 3x3 convolutions are exchanged where that is faster. Blocks also leave what follows a
+convolution to it, PAN's and A2N's tails enlarge where the kernels read, and HPINet's attention
+keeps no weights.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from sruplift.fuse.maffsrn import FusedBlock
 from sruplift.fuse.pan import HALO, FusedSCPA, FusedTail
 from sruplift.fuse.rewrites import STRIP_PIXELS, in_strips, members
 from sruplift.fuse.srram import FusedResidualAttention
-from sruplift.kernels import Kernels, attend, convolution_of, suits
+from sruplift.kernels import Kernels, attend, convolution_of, empty_maps, suits
 from sruplift.models.layers import Frame, UpsamplingStage
 from sruplift.models.maffsrn import NEGATIVE_SLOPE
 
 # Of PAN and A2N.
 SLOPE = 0.2
-# Pixels of a strip of the tail, up to a quarter of its map. The kernels have buffers of their own:
+# Pixels of a strip of the tail, up to an eighth of its map. The kernels have buffers of their own:
 # a strip need not stay in the cache, and larger ones share fewer rows (PAN x4: 8 % less time).
 LARGEST_STRIP = 2**17
 
@@ -45,7 +46,7 @@ class CompiledSCPA(nn.Module):
         self.fuse = convolution_of(kernels, block.fuse)
 
     def forward(self, x: Tensor) -> Tensor:
-        both = torch.empty(x.shape, memory_format=torch.channels_last)
+        both = empty_maps(x.shape)
         self.plain(self.reduce_plain(x), out=both[:, : self.split])
         attended = self.reduce_attention(x)
         attended = self.features(attended, mul=self.gate(attended))
@@ -95,7 +96,7 @@ class CompiledTail(nn.Module):
 def _large_strips(
     run: Callable[[Tensor], Tensor], x: Tensor, scale: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    pixels = max(min(x.shape[-2] * x.shape[-1] // 4, LARGEST_STRIP), STRIP_PIXELS)
+    pixels = max(min(x.shape[-2] * x.shape[-1] // 8, LARGEST_STRIP), STRIP_PIXELS)
     return in_strips(run, x, scale=scale, halo=HALO, pixels=pixels)
 
 
@@ -134,6 +135,7 @@ class CompiledBlock(nn.Module):
         self.reduce = convolution_of(kernels, block.reduce)
         self.increase = convolution_of(kernels, block.increase, sigmoid=2)
         self.near = convolution_of(kernels, block.near)
+        del block.first, block.second, block.reduce, block.increase, block.near
         self.fused = fused
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
@@ -150,6 +152,7 @@ class CompiledResidualAttention(nn.Module):
         super().__init__()
         self.conv1 = convolution_of(kernels, fused.block.conv1, slope=0)
         self.conv2 = convolution_of(kernels, fused.block.conv2)
+        del fused.block.conv1, fused.block.conv2
         self.fused = fused
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:

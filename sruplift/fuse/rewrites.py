@@ -149,7 +149,7 @@ def in_strips(
 ) -> Iterator[tuple[slice, Tensor]]:
     """``run(x)``, ``scale`` times as large, on CPUs a strip at a time: its rows, and what they are.
 
-    A strip's feature maps stay in the cache, and the memory for them is used again instead of
+    A small strip's feature maps stay in the cache, and the memory for them is used again instead of
     given back to the system. ``halo`` is how many rows of ``x`` a row of the result looks beyond
     its own on each side, ``pixels`` how many of it a strip has, if not ``STRIP_PIXELS``.
     """

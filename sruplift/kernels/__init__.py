@@ -8,8 +8,16 @@ half precision PyTorch's are faster where the processor computes it, so there is
 """
 
 from sruplift.kernels.attention import attend
-from sruplift.kernels.convolution import Convolution, convolution_of, suits
+from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps, suits
 from sruplift.kernels.library import Kernels
 from sruplift.kernels.loading import load_kernels
 
-__all__ = ["Convolution", "Kernels", "attend", "convolution_of", "load_kernels", "suits"]
+__all__ = [
+    "Convolution",
+    "Kernels",
+    "attend",
+    "convolution_of",
+    "empty_maps",
+    "load_kernels",
+    "suits",
+]

@@ -9,48 +9,48 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from sruplift.errors import CompilerError
 
 COMPILERS = ("cc", "gcc", "clang")
-# For this processor; with OpenMP's threads where the compiler has them, else with one thread.
-FLAGS = ("-O3", "-shared", "-fPIC")
-# Seconds; it takes three.
-PATIENCE = 120
+FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
+# Seconds; it takes two.
+PATIENCE = 60
 
 
-def build(sources: Path, folder: Path) -> Path:
+def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
     """The shared library made of the C files in ``sources``, in ``folder``, which keeps it.
 
-    Its name depends on the sources, the compiler, the flags and the processor. It appears complete
-    or not at all, so that several processes may build it at once.
+    Its name depends on the sources, the compiler, the flags, the user, the C library and the
+    processor. It appears complete and checked or not at all, so that several processes may build it
+    at once.
 
     Raises:
-        CompilerError: there is no compiler, it fails, or the folder cannot be written.
+        CompilerError: there is no compiler, it fails, or the folder cannot be used.
+        Exception: what ``check`` raises, which sees a new library before it is kept.
     """
     compiler = find_compiler()
-    native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-    variants = [(*FLAGS, native, "-fopenmp"), (*FLAGS, native)]
-    texts = [path.read_text("utf-8") for path in sorted(sources.glob("*.[ch]"))]
-    identity = (texts, compiler, _stamp(compiler[0]), variants, processor())
-    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
-    made = folder / f"kernels-{key}.so"
-    if made.exists():
-        return made
+    flags = (*FLAGS, "-march=native" if platform.machine() == "x86_64" else "-mcpu=native")
     try:
+        texts = [path.read_text("utf-8") for path in sorted(sources.glob("*.[ch]"))]
+        libc, user = platform.libc_ver(), os.geteuid()
+        identity = (texts, compiler, _stamp(compiler[0]), flags, libc, user, processor())
+        key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+        made = folder / f"kernels-{key}.so"
+        if made.exists() and _is_ours(made):
+            return made
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as temporary:
             result = Path(temporary) / made.name
-            for flags in variants:
-                problem = _compile(compiler, flags, sources, result)
-                if problem is None:
-                    break
-            else:
-                raise CompilerError(f"{compiler[0]} cannot compile the kernels: {problem}")
+            _compile(compiler, flags, sources, result)
+            check(result)
+            result.chmod(0o700)
             result.replace(made)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CompilerError(f"compiled code cannot be kept in {folder}: {error}") from error
     return made
 
@@ -59,11 +59,14 @@ def find_compiler() -> tuple[str, ...]:
     """The C compiler's path and first arguments: ``CC``, else the first that is there.
 
     Raises:
-        CompilerError: there is none, or the system is not one where its code can be loaded.
+        CompilerError: there is none, or this is not Linux, where alone it was tried.
     """
-    if os.name != "posix":
-        raise CompilerError("compiled convolutions need Linux or macOS")
-    asked = shlex.split(os.environ.get("CC", ""))
+    if sys.platform != "linux":
+        raise CompilerError("compiled kernels need Linux")
+    try:
+        asked = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise CompilerError(f"CC names no compiler: {error}") from error
     for name, *arguments in [asked] if asked else [[name] for name in COMPILERS]:
         if path := shutil.which(name):
             return (path, *arguments)
@@ -85,6 +88,12 @@ def processor() -> str:
     return "\n".join([platform.machine(), *lines])
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can have written the code, in a cache that others share."""
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
 def _stamp(path: str) -> tuple[int, int]:
     """A compiler that was replaced is another one."""
     status = Path(path).stat()
@@ -93,23 +102,33 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _compile(
     compiler: tuple[str, ...], flags: tuple[str, ...], sources: Path, result: Path
-) -> str | None:
-    """What went wrong, in a line; None: nothing."""
+) -> None:
+    """Make ``result``.
+
+    Raises:
+        CompilerError: the compiler fails, or what it makes cannot be loaded.
+    """
     files = (str(path) for path in sorted(sources.glob("*.c")))
     command = [*compiler, *flags, *files, "-o", str(result)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+    except subprocess.TimeoutExpired as error:
+        raise CompilerError(f"{compiler[0]} takes longer than {PATIENCE} seconds") from error
     if done.returncode != 0 or not result.exists():
         lines = done.stderr.strip().splitlines()
         errors = [line for line in lines if "error" in line] or lines
-        return errors[0][:300] if errors else f"exit code {done.returncode}"
+        problem = errors[0][:300] if errors else f"exit code {done.returncode}"
+        raise CompilerError(f"{compiler[0]} cannot compile the kernels: {problem}")
     try:
         # Some compilers leave it to this moment to find out that there is no OpenMP.
         ctypes.CDLL(str(result))
     except OSError as error:
-        return str(error)
-    return None
+        raise CompilerError(f"what {compiler[0]} compiled cannot be loaded: {error}") from error

@@ -9,7 +9,7 @@
 
 #include "lanes.h"
 
-/* Mirrored by the class of the same name in kernels/__init__.py. Steps and rows are in floats:
+/* Mirrored by the class of the same name in kernels/convolution.py. Steps and rows are in floats:
  * from a pixel to the next one, and from a row to the next one. */
 typedef struct {
     const float *x;

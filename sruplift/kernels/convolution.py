@@ -54,10 +54,13 @@ class Convolution(nn.Module):
         weight: (O, I, k, k), k 1 or 3.
         bias: (O,) or None.
         padding: zeros around the (enlarged) map.
-        enlarge: how many times the map is enlarged before, by nearest neighbour.
+        enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
             ``mul`` of the call, then the sum with its ``add``.
         slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
+
+    Raises:
+        ValueError: a map enlarged for a kernel of 1x1.
     """
 
     packed: Tensor
@@ -75,6 +78,8 @@ class Convolution(nn.Module):
         slope: float = 1.0,
     ) -> None:
         super().__init__()
+        if weight.shape[-1] == 1 and enlarge != 1:
+            raise ValueError("only a map that a 3x3 kernel reads can be enlarged before")
         self.kernels = kernels
         self.outputs, self.inputs, self.kernel = weight.shape[:3]
         self.padding, self.enlarge, self.sigmoid, self.slope = padding, enlarge, sigmoid, slope
@@ -97,6 +102,10 @@ class Convolution(nn.Module):
 
         ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``out``, if given, takes it,
         and overlaps none of them; its channels are last, as a slice of channels' are.
+
+        Raises:
+            ValueError: maps of other sizes.
+            MemoryError: there is not enough of it.
         """
         x = _channels_last(x)
         others = [None if maps is None else _channels_last(maps) for maps in (mul, add)]
@@ -104,9 +113,14 @@ class Convolution(nn.Module):
         more = 2 * self.padding + 1 - self.kernel
         size = (height * self.enlarge + more, width * self.enlarge + more)
         if out is None:
-            out = _empty((batch, self.outputs, *size))
-        assert out.shape == (batch, self.outputs, *size)
-        assert out.stride(1) == 1
+            out = empty_maps((batch, self.outputs, *size))
+        shape = (batch, self.outputs, *size)
+        if x.shape[1] != self.inputs or any(
+            maps is not None and maps.shape != shape for maps in (*others, out)
+        ):
+            raise ValueError("maps of other sizes than the convolution's")
+        if out.stride(1) != 1 or out.dtype != torch.float32:
+            raise ValueError("the result needs float32 with channels last")
         for image in range(batch):
             each = (None if maps is None else maps[image] for maps in others)
             self._convolve(x[image], out[image], *each)
@@ -200,5 +214,6 @@ def _channels_last(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, memory_format=torch.channels_last)
+def empty_maps(shape: tuple[int, ...]) -> Tensor:
+    """Maps (B, C, H, W) that a ``Convolution`` can write: float32, on the CPU, channels last."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)

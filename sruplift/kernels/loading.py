@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,39 +27,83 @@ def load_kernels(folder: Path) -> Kernels:
     Raises:
         CompilerError: there is no C compiler, it fails, or what it makes computes something else.
     """
-    path = build(SOURCES, folder)
+    kernels = Kernels(build(SOURCES, folder, compare))
     try:
-        library = ctypes.CDLL(str(path))
-        kernels = Kernels(library, int(library.sruplift_lanes()))
-    except (OSError, AttributeError) as error:
-        raise CompilerError(f"the compiled {path} cannot be loaded: {error}") from error
-    _check(kernels)
+        _ = kernels.lanes
+    except (OSError, AttributeError):
+        # Damaged, or of another system; what has just been compiled was loaded already.
+        kernels.path.unlink(missing_ok=True)
+        kernels = Kernels(build(SOURCES, folder, compare))
     return kernels
 
 
-def _check(kernels: Kernels) -> None:
-    """Compare all kinds, with all that may follow a convolution, with PyTorch's.
+def compare(path: Path) -> None:
+    """See whether the kernels in ``path`` compute what PyTorch does, as networks ask of them.
 
     Raises:
-        CompilerError: they differ.
+        CompilerError: they do not.
     """
-    generator = torch.Generator().manual_seed(0)
+    kernels = Kernels(path)
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
+        pairs = (*_convolutions(kernels), *_attentions(kernels))
+        for result, expected in pairs:
+            difference = float((result - expected).abs().max())
+            if not difference <= TOLERANCE:
+                raise CompilerError(
+                    f"what was compiled for this machine computes something else, by"
+                    f" {difference:.1g}"
+                )
 
-    def some(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
 
-    x, mul, add, bias = some(1, 21, 7, 9), some(1, 19, 7, 9), some(1, 19, 7, 9), some(19)
-    pairs = []
-    for size in (1, 3):
-        weight = some(19, 21, size, size) / (21 * size**2) ** 0.5
-        expected = F.conv2d(x, weight, bias, padding=size // 2).sigmoid() * mul + add
-        made = Convolution(kernels, weight, bias, padding=size // 2, sigmoid=True, slope=0.2)
-        pairs.append((made(x, mul=mul, add=add), F.leaky_relu(expected, 0.2)))
-    query, key, value = some(2, 9, 5), some(2, 19, 5), some(2, 19, 19)
-    expected = (query @ key.mT).softmax(-1) @ value
-    pairs.append((attend(kernels, query, key, value), expected))
-    difference = max(float((result - right).abs().max()) for result, right in pairs)
-    if not difference <= TOLERANCE:
-        raise CompilerError(
-            f"what was compiled for this machine computes something else, by {difference:.1g}"
-        )
+def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    some = _random()
+    kinds = ((1, 1), (3, 1), (3, 2))
+    sizes = itertools.product(kinds, (3, 21), (3, kernels.lanes, 19, 40))
+    for number, ((size, enlarge), inputs, outputs) in enumerate(sizes):
+        weight = some(outputs, inputs, size, size) / (inputs * size**2) ** 0.5
+        x, bias = some(1, inputs, 7, 9), some(outputs) if number % 3 else None
+        wide = F.interpolate(x, scale_factor=enlarge, mode="nearest")
+        plain = F.conv2d(wide, weight, bias, padding=size // 2)
+        mul, add = some(*plain.shape), some(*plain.shape)
+        for sigmoid, slope, by, plus in (
+            (0, 1.0, None, None),
+            (0, 0.2, None, None),
+            (1, 1.0, None, None),
+            (1, 0.2, mul, None),
+            (2, 1.0, None, None),
+            (2, 1.0, mul, None),
+            (0, 1.0, mul, None),
+            (0, 1.0, None, add),
+            (1, 0.0, mul, add),
+        ):
+            made = Convolution(
+                kernels,
+                weight,
+                bias,
+                padding=size // 2,
+                enlarge=enlarge,
+                sigmoid=sigmoid,
+                slope=slope,
+            )
+            expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
+            expected = expected if by is None else expected * by
+            expected = expected if plus is None else expected + plus
+            yield made(x, mul=by, add=plus), F.leaky_relu(expected, slope)
+
+
+def _attentions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    some = _random()
+    for queries, keys, width, values in ((9, 19, 5, 19), (3, 40, 20, 40), (5, 7, 3, 3)):
+        query, key = some(2, queries, width), some(2, keys, width)
+        value = some(2, keys, values)
+        yield attend(kernels, query, key, value), (query @ key.mT).softmax(-1) @ value
+
+
+class _random:  # noqa: N801 - is called like a function
+    """Normal values, always the same ones."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator("cpu").manual_seed(0)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float32)

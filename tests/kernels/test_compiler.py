@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -17,8 +19,13 @@ from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
 from sruplift.kernels import attend, load_kernels, loading
 from sruplift.kernels import compiler as compiling
-from sruplift.kernels.compiler import build, find_compiler
+from sruplift.kernels.compiler import find_compiler
 from sruplift.weights import load_model
+
+
+def build(sources: Path, folder: Path) -> Path:
+    return compiling.build(sources, folder, lambda _: None)
+
 
 SOURCE = '#include "code.h"\nint answer(void) { return ANSWER; }\n'
 
@@ -101,26 +108,60 @@ def test_a_compiler_that_fails_or_makes_nothing_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("finds_out", ["when it compiles", "when it is loaded"])
-def test_without_openmp_it_is_compiled_for_one_thread(
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    compiler: tuple[str, ...],
-    finds_out: str,
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("sys.exit('error: unsupported option -fopenmp')", "cannot compile .*-fopenmp"),
+        ("open(sys.argv[-1], 'w').write('x'), sys.exit(0)", "cannot be loaded"),
+    ],
+)
+def test_without_openmp_there_are_none(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, sentence: str
 ) -> None:
-    instead = {
-        "when it compiles": "sys.exit('error: unsupported option')",
-        "when it is loaded": "open(sys.argv[-1], 'w').write('x'), sys.exit(0)",
-    }
-    script = (
-        "import subprocess\n"
-        f"if '-fopenmp' in sys.argv: {instead[finds_out]}\n"
-        f"sys.exit(subprocess.call([{compiler[0]!r}, *sys.argv[1:]]))"
-    )
+    """With one thread PyTorch's would be faster with several. Some find out when it is loaded."""
     monkeypatch.setenv("CC", stand_in(tmp_path, script))
-    assert build(source, tmp_path / "cache").stat().st_size > 0
+    with pytest.raises(CompilerError, match=sentence):
+        build(source, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_compiler_that_never_ends_is_a_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "PATIENCE", 0.2)
+    monkeypatch.setenv("CC", stand_in(tmp_path, "import time; time.sleep(60)"))
+    with pytest.raises(CompilerError, match=r"takes longer than 0\.2 seconds"):
+        build(source, tmp_path / "cache")
+
+
+def test_a_compiler_with_an_open_quotation_is_a_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "gcc -DX='a")
+    with pytest.raises(CompilerError, match="CC names no compiler"):
+        build(source, tmp_path)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_code_that_others_may_have_written_is_not_loaded(source: Path, tmp_path: Path) -> None:
+    made = build(source, tmp_path)
+    assert made.stat().st_mode & 0o077 == 0
+    made.write_bytes(b"of somebody else")
+    made.chmod(0o666)
+    assert build(source, tmp_path) == made
+    assert made.read_bytes() != b"of somebody else"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_that_cannot_be_entered_is_a_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", exists)
+    with pytest.raises(CompilerError, match="cannot be kept"):
+        build(source, tmp_path)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -141,7 +182,14 @@ def test_a_folder_that_is_a_file_is_a_sentence(source: Path) -> None:
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(
     ("name", "right", "other"),
-    [("convolution.c", "2.5f", "2.4f"), ("attention.c", "/ sum", "* 2")],
+    [
+        ("convolution.c", "2.5f", "2.4f"),
+        ("convolution.c", "EMIT(emit_gate, 1, 1, 0", "EMIT(emit_gate, 1, 0, 0"),
+        ("convolution.c", "c->sigmoid == 1 ? 2 : c->sigmoid ? 32 : 0", "c->sigmoid ? 2 : 0"),
+        ("convolution.c", "row / c->enlarge", "row / 2"),
+        ("lanes.h", "INTO(into81, product81", "INTO(into81, product41"),
+        ("attention.c", "/ sum", "* 2"),
+    ],
 )
 def test_code_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, right: str, other: str
@@ -179,10 +227,18 @@ def test_registers_of_every_width(
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_damaged_library_is_a_sentence(tmp_path: Path) -> None:
+def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
     build(loading.SOURCES, tmp_path).write_bytes(b"nothing that can be loaded")
-    with pytest.raises(CompilerError, match="cannot be loaded"):
-        load_kernels(tmp_path)
+    assert load_kernels(tmp_path).lanes in (4, 8, 16)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_networks_with_them_can_be_copied_and_sent(tmp_path: Path) -> None:
+    net = with_kernels(fused(load_model("pan", 2)), load_kernels(tmp_path))
+    image = photo_like(12, 10)[None]
+    with torch.inference_mode():
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert torch.equal(other(image), net(image))
 
 
 def test_auto_goes_on_without_and_on_says_why(
@@ -194,6 +250,7 @@ def test_auto_goes_on_without_and_on_says_why(
         net, lr = load_model("pan", 2), photo_like(9, 8)[None]
         plain = Engine(net, 2, "cpu", "fp32", compile_mode="auto")
         assert not plain.compiled
+        monkeypatch.setattr(compiling, "find_compiler", lambda: pytest.fail("it was asked already"))
         assert torch.equal(plain.run(lr), Engine(net, 2, "cpu", "fp32").run(lr))
         with pytest.raises(CompilerError, match="no C compiler"):
             Engine(net, 2, "cpu", "fp32", compile_mode="on")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sruplift.kernels import Convolution, Kernels, suits
 from sruplift.kernels.convolution import pack
+from sruplift.kernels.loading import compare
 
 # Of sums of about 1. PyTorch's own float32 is within 3e-6 of float64.
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -180,3 +181,38 @@ def test_which_convolutions_suit() -> None:
         nn.ConvTranspose2d(20, 20, 3),
     ]
     assert not any(suits(other) for other in others)
+
+
+def test_maps_of_other_sizes_are_refused(kernels: Kernels) -> None:
+    weight, bias = random_conv(24, 20, 3)
+    made, x = Convolution(kernels, weight, bias, padding=1), last(torch.randn(1, 24, 9, 9))
+    right, small = last(torch.zeros(1, 20, 9, 9)), torch.zeros(1, 1, 1, 1)
+    calls = [
+        {"x": x[:, :20]},
+        {"x": x, "mul": small},
+        {"x": x, "add": small},
+        {"x": x, "out": small},
+        {"x": x, "out": right.double()},
+        {"x": x, "out": right.contiguous()},
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"other sizes|float32 with channels last"):
+            made(**call)
+
+
+@pytest.mark.parametrize("ambient", ["float64", "meta", "bf16"])
+def test_what_pytorch_was_told_by_others_does_not_matter(kernels: Kernels, ambient: str) -> None:
+    weight, bias = random_conv(20, 24, 3)
+    made, x = Convolution(kernels, weight, bias, padding=1), last(torch.randn(1, 20, 9, 9))
+    expected, before = made(x), torch.get_default_dtype()
+    try:
+        if ambient == "float64":
+            torch.set_default_dtype(torch.float64)
+        with (
+            torch.device("meta" if ambient == "meta" else "cpu"),
+            torch.autocast("cpu", torch.bfloat16, enabled=ambient == "bf16"),
+        ):
+            assert torch.equal(made(x), expected)
+            compare(kernels.path)
+    finally:
+        torch.set_default_dtype(before)
