@@ -32,10 +32,11 @@ _FUSED: dict[type[nn.Module], Callable[..., SuperResolver]] = {
 
 # ``InputNeeds.memory`` of what comes out, by scale: its maps at high resolution exist in strips,
 # and HPINet's weights of attention for some patches at a time. Measured as the engine's constants
-# are, at 256x256 LR pixels (HPINet: 320x320), all variants, fp32 and bf16; the largest, rounded up.
+# are, at 256x256 LR pixels (HPINet: 320x320), all variants, in bf16 and in fp32 with and without
+# ``kernels``; the largest, rounded up.
 _MEMORY: dict[type[nn.Module], dict[int, float]] = {
-    PAN: {2: 0.65, 3: 0.65, 4: 0.36},
-    A2N: {2: 0.9, 3: 0.65, 4: 0.33},
+    PAN: {2: 0.75, 3: 0.85, 4: 0.45},
+    A2N: {2: 1.1, 3: 0.85, 4: 0.45},
     MAFFSRN: {2: 1.15, 3: 0.75, 4: 0.45},
     SRRAM: {2: 1.05, 3: 0.65, 4: 0.38},
     HPINet: {2: 2.8, 3: 2.8, 4: 2.3},

@@ -27,6 +27,12 @@ def build(sources: Path, folder: Path) -> Path:
     return compiling.build(sources, folder, lambda _: None)
 
 
+def replace(library: Path, content: bytes) -> None:
+    """Another file under its name: the old one is mapped into this process."""
+    library.unlink()
+    library.write_bytes(content)
+
+
 SOURCE = '#include "code.h"\nint answer(void) { return ANSWER; }\n'
 
 
@@ -146,7 +152,7 @@ def test_a_compiler_with_an_open_quotation_is_a_sentence(
 def test_code_that_others_may_have_written_is_not_loaded(source: Path, tmp_path: Path) -> None:
     made = build(source, tmp_path)
     assert made.stat().st_mode & 0o077 == 0
-    made.write_bytes(b"of somebody else")
+    replace(made, b"of somebody else")
     made.chmod(0o666)
     assert build(source, tmp_path) == made
     assert made.read_bytes() != b"of somebody else"
@@ -228,7 +234,7 @@ def test_registers_of_every_width(
 
 @pytest.mark.usefixtures("compiler")
 def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    build(loading.SOURCES, tmp_path).write_bytes(b"nothing that can be loaded")
+    replace(build(loading.SOURCES, tmp_path), b"nothing that can be loaded")
     assert load_kernels(tmp_path).lanes in (4, 8, 16)
 
 
