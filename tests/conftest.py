@@ -16,6 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sruplift.datasets import cache_folder
+from sruplift.errors import CompilerError
+from sruplift.kernels import Kernels, load_kernels
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
@@ -58,6 +62,17 @@ def _isolated_cache(
 def _ordinary_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in this process does not change how all later tests get memory."""
     monkeypatch.setattr("sruplift.heap._tell_glibc", lambda: False)
+
+
+@pytest.fixture
+def kernels() -> Kernels:
+    """Our own kernels, where this machine can compile them."""
+    try:
+        return load_kernels(cache_folder("compiled"))
+    except CompilerError as error:
+        if "computes something else" in str(error):
+            raise
+        pytest.skip(f"no kernels here: {error}")
 
 
 def photo_like(height: int, width: int, *, seed: int = 0) -> Tensor:

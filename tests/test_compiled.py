@@ -10,12 +10,10 @@ from conftest import photo_like
 from test_fuse import EVERY, make
 from torch import nn
 
-from sruplift.datasets import cache_folder
 from sruplift.engine import Engine
-from sruplift.errors import CompilerError
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import CompiledAttention, CompiledSCPA, CompiledTail, with_kernels
-from sruplift.kernels import Convolution, Kernels, convolution_of, load_kernels
+from sruplift.kernels import Convolution, Kernels, convolution_of
 from sruplift.models.layers import Frame
 from sruplift.weights import load_model
 
@@ -24,16 +22,6 @@ from sruplift.weights import load_model
 def _inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture
-def kernels() -> Kernels:
-    try:
-        return load_kernels(cache_folder("compiled"))
-    except CompilerError as error:
-        if "computes something else" in str(error):
-            raise
-        pytest.skip(f"no kernels here: {error}")
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
