@@ -26,7 +26,7 @@ from sruplift.models.maffsrn import NEGATIVE_SLOPE
 # Of PAN and A2N.
 SLOPE = 0.2
 # Pixels of a strip of the tail, up to an eighth of its map. The kernels have buffers of their own:
-# a strip need not stay in the cache, and larger ones share fewer rows (PAN x4: 8 % less time).
+# a strip need not stay in the cache, and larger ones share fewer rows.
 LARGEST_STRIP = 2**17
 
 
