@@ -104,6 +104,9 @@ class TrainConfig(_Strict):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """Whether float32 on a CPU, not compiled, trains with convolutions of our own: "auto" does
+    where there is a C compiler."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(1000, ge=1)
     log_every: int = Field(100, ge=1)

@@ -121,7 +121,7 @@ class Engine:
             plain, model = model, fused(model).to(self.device)
             self.needs = getattr(model, "needs", self.needs)
             if self.precision == "fp32" and model is not plain:
-                self.kernels = _kernels(compile_mode)
+                self.kernels = find_kernels(compile_mode)
             if self.kernels is not None:
                 model, compile_mode = with_kernels(model, self.kernels), "off"
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
@@ -313,8 +313,8 @@ class Engine:
             return self._network(*((x, frame) if self.needs.frame else (x,))).float()
 
 
-def _kernels(mode: str) -> Kernels | None:
-    """Those for ``mode``; "auto" has none where there is no compiler or it fails.
+def find_kernels(mode: str) -> Kernels | None:
+    """``load_kernels`` in our cache; "auto" finds none without a compiler, "off" in no case.
 
     Raises:
         CompilerError: with "on", if they cannot be had.

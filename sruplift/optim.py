@@ -67,39 +67,46 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_orthogonal(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         for parameter in parameters:
-            gradient = parameter.grad
-            assert gradient is not None
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            momentum: Tensor = state["momentum"]
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            update = gradient.lerp(momentum, group["momentum"]).flatten(1)
-            by_shape.setdefault(tuple(update.shape), []).append((parameter, update))
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta: list[Tensor] = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for parameter, update in zip(parameters, updates, strict=True):
+            matrix = update.flatten(1)
+            by_shape.setdefault(tuple(matrix.shape), []).append((parameter, matrix))
         for shape, members in by_shape.items():
-            directions = orthogonalise(torch.stack([update for _, update in members]))
+            weights = [weight for weight, _ in members]
+            directions = orthogonalise(torch.stack([matrix for _, matrix in members]))
             step_size = group["lr"] * UPDATE_RMS * max(shape) ** 0.5
-            for (parameter, _), direction in zip(members, directions, strict=True):
-                parameter.sub_(direction.reshape(parameter.shape), alpha=step_size)
+            steps = [d.reshape(w.shape) for d, w in zip(directions, weights, strict=True)]
+            torch._foreach_add_(weights, steps, alpha=-step_size)
 
     def _step_adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         for parameter in parameters:
-            gradient = parameter.grad
-            assert gradient is not None
             state = self.state[parameter]
             if not state:
                 state["step"] = 0
                 state["mean"] = torch.zeros_like(parameter)
                 state["square"] = torch.zeros_like(parameter)
             state["step"] += 1
-            state["mean"].lerp_(gradient, 1 - beta1)
-            state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
-            step_size = group["lr"] / (1 - beta1 ** state["step"])
-            parameter.addcdiv_(state["mean"], denominator.add_(group["epsilon"]), value=-step_size)
+        states = [self.state[p] for p in parameters]
+        means: list[Tensor] = [state["mean"] for state in states]
+        squares: list[Tensor] = [state["square"] for state in states]
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        denominators = torch._foreach_div(squares, [1 - beta2 ** s["step"] for s in states])
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, group["epsilon"])
+        sizes = [-group["lr"] / (1 - beta1 ** s["step"]) for s in states]
+        weights: list[Tensor] = list(parameters)
+        torch._foreach_addcdiv_(weights, means, denominators, sizes)
 
 
 def is_hidden_weight(parameter: Tensor) -> bool:
@@ -117,9 +124,16 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
+    # Each step is x <- f x with f = a + b g + c g g, g = x x'. All f and g are polynomials of the
+    # first g and commute, so that the next g is f g f, and the long x is multiplied only once.
+    gram = x @ x.mT
+    factor = None
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        f = torch.baddbmm(b * gram, gram, gram, alpha=c)
+        f.diagonal(dim1=-2, dim2=-1).add_(a)
+        factor = f if factor is None else f @ factor
+        gram = f @ gram @ f
+    x = x if factor is None else factor @ x
     return x.mT if tall else x
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,9 @@ from sruplift.checkpoint import (
 )
 from sruplift.config import TrainConfig, build_config
 from sruplift.data import fingerprint
-from sruplift.engine import choose_precision
+from sruplift.engine import choose_precision, find_kernels
 from sruplift.errors import ConfigError, NumericalError
+from sruplift.kernels import TrainingKernels
 from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
 from sruplift.processes import Processes, watch
@@ -80,6 +81,7 @@ def train(
 
     Raises:
         ConfigError: unknown model or scale, no training data, ``resume`` with another config.
+        CompilerError: ``kernels`` is "on", and they cannot be had.
         DatasetError: a folder without usable images.
         NumericalError: the loss is not finite any more.
         LostProcessError: another process ended, or did not answer in time.
@@ -115,6 +117,7 @@ class Trainer:
             if resume and self.main:
                 checkpoint = load_checkpoint(out / "checkpoint.pt")
             self.precision = _precision(config.precision, self.device)
+            self.kernels = self._find_kernels()
             torch.manual_seed(config.seed)
             network = build_network(config)
             self._load_images()
@@ -132,6 +135,11 @@ class Trainer:
                 self._start_afresh()
         self.parallel = self.processes.parallel(self.network)
         self.forward = torch.compile(self.parallel) if config.compile else self.parallel
+
+    def _find_kernels(self) -> TrainingKernels | None:
+        plain = self.device.type == "cpu" and self.precision == "fp32" and not self.config.compile
+        found = find_kernels(self.config.kernels) if plain else None
+        return TrainingKernels(found) if found is not None else None
 
     def _load_images(self) -> None:
         """This process's share of both kinds; the first one opens the log, too."""
@@ -225,7 +233,7 @@ class Trainer:
             # Processes exchange gradients once a batch, with its last part.
             waits = nullcontext() if number == parts else self.processes.apart(self.parallel)
             with waits:
-                with self._autocast():
+                with self._arithmetic():
                     sr = self.forward(pair[0], *scale)
                 loss = loss_of(name, sr.float(), pair[1]) / parts
                 self.processes.backward(loss)
@@ -250,7 +258,7 @@ class Trainer:
     def _validate(self) -> dict[int, float]:
         """PSNR of the averaged weights by scale; the best so far, by their mean, are kept."""
         began = time.monotonic()
-        with self._autocast():
+        with self._arithmetic():
             networks = by_scale(self.ema).items()
             sums = {scale: sum(self.validation.psnr(net, scale)) for scale, net in networks}
         totals = self.processes.total(*sums.values())
@@ -265,9 +273,15 @@ class Trainer:
         self.seconds += time.monotonic() - began
         return values
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """What the network computes with."""
+        half = self.precision == "bf16"
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=half))
+            if self.kernels is not None:
+                stack.enter_context(self.kernels)
+            yield
 
     def _log_row(self, window: Window, rate: float, values: dict[int, float]) -> LogRow:
         loss = self.processes.total(window.loss)[0] / self.processes.count
@@ -375,10 +389,10 @@ def _require_folder(folder: Path) -> None:
 
 
 def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
-    """A resumed run may change where data lies, not what is trained."""
+    """A resumed run may change where data lies and what convolves it, not what is trained."""
     # Built again: keys that are younger than the checkpoint get their defaults.
     now, then = (c.model_dump(mode="json") for c in (config, build_config(before)))
-    for key in now:
+    for key in now.keys() - {"kernels"}:
         if key == "data":
             cut = ("patch_size", "batch_size", "places")
             same = all(now[key][k] == then[key][k] for k in cut)

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from sruplift.models import create_model
-from sruplift.optim import AdamP, Muon, is_hidden_weight, orthogonalise, without_radial_part
+from sruplift.optim import (
+    NEWTON_SCHULZ,
+    AdamP,
+    Muon,
+    is_hidden_weight,
+    orthogonalise,
+    without_radial_part,
+)
 
 
 def minimise(
@@ -31,6 +38,18 @@ def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, ...]) -
     assert values.max() < 1.3
     # A square random matrix has singular values near zero, which five steps cannot lift.
     assert values.median() > 0.6
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 40), (3, 20, 180), (2, 180, 20)])
+def test_orthogonalise_is_five_steps_of_the_iteration(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    matrices[0] = torch.randn(shape[1], 2) @ torch.randn(2, shape[2])  # of rank 2
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.double() / matrices.double().norm(dim=(-2, -1), keepdim=True)
+    for _ in range(5):
+        x = a * x + b * x @ x.mT @ x + c * x @ x.mT @ x @ x.mT @ x
+    torch.testing.assert_close(orthogonalise(matrices).double(), x, rtol=0, atol=1e-4)
 
 
 def test_every_parameter_is_updated_by_one_half() -> None:

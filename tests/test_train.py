@@ -16,11 +16,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_data import write_images
+from torch import Tensor
 
+from sruplift import engine
 from sruplift.checkpoint import load_checkpoint, save_checkpoint
 from sruplift.config import TrainConfig, build_config, config_names, read_config
 from sruplift.datasets import read_hr
-from sruplift.errors import ConfigError, NumericalError, SrupliftError, WeightsError
+from sruplift.errors import (
+    CompilerError,
+    ConfigError,
+    NumericalError,
+    SrupliftError,
+    WeightsError,
+)
+from sruplift.kernels import gradient
 from sruplift.metrics import psnr
 from sruplift.models import create_model
 from sruplift.recipe import learning_rate
@@ -162,6 +171,44 @@ def test_loader_processes_change_nothing(images: Path, tmp_path: Path) -> None:
         settings = config(images, iterations=3, data__cache="none", data__workers=workers)
         train(settings, tmp_path / str(workers))
     assert same_weights(tmp_path / "0", tmp_path / "2")
+
+
+@pytest.mark.usefixtures("kernels")
+def test_our_own_convolutions_train_the_same(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    convolve = gradient.weight_gradient
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(arguments)
+        return convolve(*arguments)
+
+    monkeypatch.setattr(gradient, "weight_gradient", counted)
+    for choice in ("off", "on", "auto"):
+        train(config(images, kernels=choice), tmp_path / choice)
+        # In PAN x2 all 3x3 convolutions but the first and the last one, in each of 8 iterations.
+        assert len(calls) == (0 if choice == "off" else 8 * (16 * 3 + 3))
+        calls.clear()
+    assert same_weights(tmp_path / "on", tmp_path / "auto")
+    pair = [load_file(tmp_path / name / "last.safetensors") for name in ("off", "on")]
+    start = create_model("pan", 2).state_dict()
+    for name, plain in pair[0].items():
+        torch.testing.assert_close(pair[1][name], plain, rtol=0.02, atol=2e-4)
+        assert plain.shape == start[name].shape
+
+
+def test_a_run_may_go_on_with_other_convolutions(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(images), tmp_path / "run", max_minutes=1e-9)
+    off = config(images, kernels="off")
+    assert train(off, tmp_path / "run", resume=True).reason == "finished"
+    monkeypatch.setattr(engine, "_load_kernels", lambda: CompilerError("no C compiler"))
+    with pytest.raises(CompilerError, match="no C compiler"):
+        train(config(images, kernels="on"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert train(config(images, kernels="auto"), tmp_path / "other").reason == "finished"
 
 
 def test_the_clock_stops_a_run_and_it_goes_on(images: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ half precision PyTorch's are faster where the processor computes it, so there is
 
 from sruplift.kernels.attention import attend
 from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps, suits
+from sruplift.kernels.gradient import TrainingKernels
 from sruplift.kernels.library import Kernels
 from sruplift.kernels.loading import load_kernels
 
 __all__ = [
     "Convolution",
     "Kernels",
+    "TrainingKernels",
     "attend",
     "convolution_of",
     "empty_maps",

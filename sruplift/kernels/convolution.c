@@ -1,31 +1,28 @@
-/* Convolutions of float32 maps with channels last, for inference on CPUs: 1x1, and 3x3 by
- * Winograd's minimal filtering. What follows a convolution in the networks (a gate, a product, a
- * sum, an activation) is done while its result is in registers.
- *
- * Source of F(4x4, 3x3): A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
- * Networks", CVPR 2016. Its points are 0, +-A, +-1/A and infinity with A * A = 1/2, which round off
- * half as much as the usual 0, +-1, +-2.
+/* Convolutions of float32 maps with channels last, on CPUs: 1x1, and 3x3 by Winograd's minimal
+ * filtering. What follows a convolution in the networks (a gate, a product, a sum, an activation) is
+ * done while its result is in registers.
  */
 
-#include "lanes.h"
+#include "winograd.h"
 
-/* Mirrored by the class of the same name in kernels/convolution.py. Steps and rows are in floats:
- * from a pixel to the next one, and from a row to the next one. */
+/* Mirrored by the class of the same name in kernels/convolution.py. Steps, rows and images are in
+ * floats: from a pixel, a row or an image to the next one. */
 typedef struct {
+    int32_t images;
     const float *x;
-    ptrdiff_t x_step, x_row;
+    ptrdiff_t x_step, x_row, x_image;
     int32_t height, width, inputs;
     int32_t enlarge; /* each pixel stands for enlarge x enlarge, by nearest neighbour */
     int32_t padding; /* zeros around that */
     const float *weight, *bias;
     float *y; /* overlaps none of the others */
-    ptrdiff_t y_step, y_row;
+    ptrdiff_t y_step, y_row, y_image;
     int32_t out_height, out_width, outputs;
     int32_t sigmoid; /* 1; 2 is that of a ReLU */
     const float *mul;
-    ptrdiff_t mul_step, mul_row;
+    ptrdiff_t mul_step, mul_row, mul_image;
     const float *add;
-    ptrdiff_t add_step, add_row;
+    ptrdiff_t add_step, add_row, add_image;
     float slope; /* of the leaky ReLU; 1 is none */
 } Conv;
 
@@ -132,35 +129,6 @@ static void pointwise_row(const Conv *c, int row) {
 
 /* ---- 3x3; weight: (36, inputs, groups * LANES) ---- */
 
-#define A 0.70710678118654752f /* a point; the other is 2 * A, its inverse */
-
-/* B' d B of a tile's pixels, the 36 results a step apart. */
-static inline void transform_input(vec d[6][6], float *v, ptrdiff_t step) {
-    vec t[6][6];
-    EVERY for (int j = 0; j < 6; j++) {
-        vec p = d[4][j] - 2 * d[2][j], q = d[3][j] - 2 * d[1][j];
-        vec r = d[4][j] - 0.5f * d[2][j], s = d[3][j] - 0.5f * d[1][j];
-        t[0][j] = d[0][j] - 2.5f * d[2][j] + d[4][j];
-        t[1][j] = p + A * q;
-        t[2][j] = p - A * q;
-        t[3][j] = r + 2 * A * s;
-        t[4][j] = r - 2 * A * s;
-        t[5][j] = d[1][j] - 2.5f * d[3][j] + d[5][j];
-    }
-    EVERY for (int i = 0; i < 6; i++) {
-        vec *e = t[i];
-        float *o = v + 6 * i * step;
-        vec p = e[4] - 2 * e[2], q = e[3] - 2 * e[1];
-        vec r = e[4] - 0.5f * e[2], s = e[3] - 0.5f * e[1];
-        store(o, e[0] - 2.5f * e[2] + e[4]);
-        store(o + step, p + A * q);
-        store(o + 2 * step, p - A * q);
-        store(o + 3 * step, r + 2 * A * s);
-        store(o + 4 * step, r - 2 * A * s);
-        store(o + 5 * step, e[1] - 2.5f * e[3] + e[5]);
-    }
-}
-
 /* A' m A of a tile's 36 sums. */
 static inline void transform_output(const float *m, ptrdiff_t step, vec y[4][4]) {
     vec t[4][6];
@@ -183,37 +151,6 @@ static inline void transform_output(const float *m, ptrdiff_t step, vec y[4][4])
     }
 }
 
-/* The pixels that a tile is made of, one group of channels; zeros beyond the map. */
-static inline void gather(const Conv *c, int top, int left, int channel, vec d[6][6]) {
-    int height = c->height * c->enlarge, width = c->width * c->enlarge;
-    int inside = top >= 0 && left >= 0 && top + 6 <= height && left + 6 <= width;
-    if (inside && c->enlarge == 1 && c->inputs >= LANES) {
-        const float *x = c->x + top * c->x_row + left * c->x_step + channel;
-        EVERY for (int i = 0; i < 6; i++) {
-            EVERY for (int j = 0; j < 6; j++) d[i][j] = load(x + i * c->x_row + j * c->x_step);
-        }
-        return;
-    }
-    ptrdiff_t places[6];
-    for (int j = 0; j < 6; j++) {
-        int column = left + j;
-        places[j] = column < 0 || column >= width ? -1 : column / c->enlarge * c->x_step;
-    }
-    for (int i = 0; i < 6; i++) {
-        int row = top + i, none = row < 0 || row >= height;
-        const float *x = c->x + (none ? 0 : row / c->enlarge) * c->x_row + channel;
-        for (int j = 0; j < 6; j++) {
-            float some[LANES] = {0};
-            if (none || places[j] < 0)
-                d[i][j] = (vec){0};
-            else if (c->inputs >= LANES)
-                d[i][j] = load(x + places[j]);
-            else
-                d[i][j] = load(memcpy(some, x + places[j], sizeof(float) * (size_t)c->inputs));
-        }
-    }
-}
-
 /* How a thread works through a row of tiles: so many at a time, a multiple of 8, that its two
  * buffers stay in the second cache. */
 typedef struct {
@@ -233,6 +170,7 @@ static Block block_of(const Conv *c) {
 static void winograd_row(const Conv *c, int row, float *buffers) {
     Emit *emit = emit_of(c);
     Block b = block_of(c);
+    Map x = {c->x, c->x_step, c->x_row, c->height, c->width, c->inputs, c->enlarge};
     float *v = buffers, *m = buffers + 36 * b.tiles * b.v_row;
     int in_groups = groups_of(c->inputs), groups = groups_of(c->outputs);
     int tiles = (c->out_width + 3) / 4, top = 4 * row, rows = c->out_height - top;
@@ -242,7 +180,7 @@ static void winograd_row(const Conv *c, int row, float *buffers) {
             for (int g = 0; g < in_groups; g++) {
                 int channel = first_of(g, c->inputs);
                 vec d[6][6];
-                gather(c, top - c->padding, 4 * (first + t) - c->padding, channel, d);
+                gather(&x, 6, top - c->padding, 4 * (first + t) - c->padding, channel, d);
                 transform_input(d, v + t * b.v_row + channel, (ptrdiff_t)b.tiles * b.v_row);
             }
         /* The last four or eight tiles may be fewer: what is left in the buffers then goes nowhere. */
@@ -266,10 +204,19 @@ static void winograd_row(const Conv *c, int row, float *buffers) {
     }
 }
 
+static Conv image_of(const Conv *batch, int image) {
+    Conv c = *batch;
+    c.x += image * c.x_image;
+    c.y += image * c.y_image;
+    if (c.mul) c.mul += image * c.mul_image;
+    if (c.add) c.add += image * c.add_image;
+    return c;
+}
+
 /* A whole convolution with a kernel of 1 or 3; not 0 if there is no memory for it. */
-int32_t sruplift_convolve(const Conv *c, int32_t kernel, int32_t threads) {
-    int rows = kernel == 3 ? (c->out_height + 3) / 4 : c->out_height, failed = 0;
-    size_t bytes = sizeof(float) * block_of(c).floats;
+int32_t sruplift_convolve(const Conv *batch, int32_t kernel, int32_t threads) {
+    int height = batch->out_height, rows = kernel == 3 ? (height + 3) / 4 : height, failed = 0;
+    size_t bytes = sizeof(float) * block_of(batch).floats;
 #pragma omp parallel num_threads(threads)
     {
         void *buffers = NULL;
@@ -280,9 +227,10 @@ int32_t sruplift_convolve(const Conv *c, int32_t kernel, int32_t threads) {
         }
         if (buffers) memset(buffers, 0, bytes);
 #pragma omp for schedule(dynamic)
-        for (int row = 0; row < rows; row++) {
-            if (kernel == 1) pointwise_row(c, row);
-            else if (buffers) winograd_row(c, row, buffers);
+        for (int i = 0; i < batch->images * rows; i++) {
+            Conv c = image_of(batch, i / rows);
+            if (kernel == 1) pointwise_row(&c, i % rows);
+            else if (buffers) winograd_row(&c, i % rows, buffers);
         }
         free(buffers);
     }

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.kernels.library import Kernels
-
-# A square root of 1/2: the points of Winograd's filtering are 0, +-A, +-1/A and infinity.
-A = 0.5**0.5
 
 
 class _Conv(ctypes.Structure):
     """``Conv`` in convolution.c."""
 
     _fields_ = (
+        ("images", ctypes.c_int32),
         ("x", ctypes.c_void_p),
         ("x_step", ctypes.c_ssize_t),
         ("x_row", ctypes.c_ssize_t),
+        ("x_image", ctypes.c_ssize_t),
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
@@ -32,6 +29,7 @@ class _Conv(ctypes.Structure):
         ("y", ctypes.c_void_p),
         ("y_step", ctypes.c_ssize_t),
         ("y_row", ctypes.c_ssize_t),
+        ("y_image", ctypes.c_ssize_t),
         ("out_height", ctypes.c_int32),
         ("out_width", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
@@ -39,9 +37,11 @@ class _Conv(ctypes.Structure):
         ("mul", ctypes.c_void_p),
         ("mul_step", ctypes.c_ssize_t),
         ("mul_row", ctypes.c_ssize_t),
+        ("mul_image", ctypes.c_ssize_t),
         ("add", ctypes.c_void_p),
         ("add_step", ctypes.c_ssize_t),
         ("add_row", ctypes.c_ssize_t),
+        ("add_image", ctypes.c_ssize_t),
         ("slope", ctypes.c_float),
     )
 
@@ -83,7 +83,7 @@ class Convolution(nn.Module):
         self.kernels = kernels
         self.outputs, self.inputs, self.kernel = weight.shape[:3]
         self.padding, self.enlarge, self.sigmoid, self.slope = padding, enlarge, sigmoid, slope
-        packed = pack(weight.detach(), kernels.lanes)
+        packed = pack(kernels, weight.detach())
         self.register_buffer("packed", packed, persistent=False)
         # Copies: the struct holds addresses, so both must lie as the kernels take them.
         self.register_buffer(
@@ -107,8 +107,8 @@ class Convolution(nn.Module):
             ValueError: maps of other sizes.
             MemoryError: there is not enough of it.
         """
-        x = _channels_last(x)
-        others = [None if maps is None else _channels_last(maps) for maps in (mul, add)]
+        x = channels_last(x)
+        others = [None if maps is None else channels_last(maps) for maps in (mul, add)]
         batch, _, height, width = x.shape
         more = 2 * self.padding + 1 - self.kernel
         size = (height * self.enlarge + more, width * self.enlarge + more)
@@ -121,24 +121,44 @@ class Convolution(nn.Module):
             raise ValueError("maps of other sizes than the convolution's")
         if out.stride(1) != 1 or out.dtype != torch.float32:
             raise ValueError("the result needs float32 with channels last")
-        for image in range(batch):
-            each = (None if maps is None else maps[image] for maps in others)
-            self._convolve(x[image], out[image], *each)
+        convolve(
+            self.kernels, x, self.packed, out,
+            kernel=self.kernel, bias=self.bias, padding=self.padding, enlarge=self.enlarge,
+            sigmoid=self.sigmoid, mul=others[0], add=others[1], slope=self.slope,
+        )  # fmt: skip
         return out
 
-    def _convolve(
-        self, x: Tensor, out: Tensor, mul: Tensor | None = None, add: Tensor | None = None
-    ) -> None:
-        place, into = _place(x), _place(out)
-        call = _Conv(
-            *place, x.shape[1], x.shape[2], self.inputs, self.enlarge, self.padding,
-            self.packed.data_ptr(), None if self.bias is None else self.bias.data_ptr(),
-            *into, out.shape[1], out.shape[2], self.outputs, self.sigmoid,
-            *_place(mul), *_place(add), self.slope,
-        )  # fmt: skip
-        threads = torch.get_num_threads()
-        if self.kernels.library.sruplift_convolve(ctypes.byref(call), self.kernel, threads):
-            raise MemoryError("not enough memory for a convolution")
+
+def convolve(
+    kernels: Kernels,
+    x: Tensor,
+    packed: Tensor,
+    out: Tensor,
+    *,
+    kernel: int,
+    bias: Tensor | None = None,
+    padding: int = 0,
+    enlarge: int = 1,
+    sigmoid: int = 0,
+    mul: Tensor | None = None,
+    add: Tensor | None = None,
+    slope: float = 1.0,
+) -> None:
+    """A ``Convolution`` into ``out``; sizes and layouts of all maps are taken to be right.
+
+    Raises:
+        MemoryError: there is not enough of it.
+    """
+    batch, inputs, height, width = x.shape
+    _, outputs, out_height, out_width = out.shape
+    call = _Conv(
+        batch, *place(x), height, width, inputs, enlarge, padding,
+        packed.data_ptr(), None if bias is None else bias.data_ptr(),
+        *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add), slope,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    if kernels.library.sruplift_convolve(ctypes.byref(call), kernel, threads):
+        raise MemoryError("not enough memory for a convolution")
 
 
 def suits(conv: nn.Module) -> bool:
@@ -173,42 +193,32 @@ def convolution_of(
     )
 
 
-def pack(weight: Tensor, lanes: int) -> Tensor:
-    """(O, I, k, k) as convolution.c takes it: ([36,] I, groups * lanes), float32.
+def pack(kernels: Kernels, weight: Tensor) -> Tensor:
+    """(O, I, k, k), in any order, as convolution.c takes it: ([36,] I, groups * lanes), float32.
 
-    Of 3x3 kernels the transform G w G' with a row of G for each point, the rest of (1, p, p * p)
-    divided by the product of the distances to the other points.
+    Of 3x3 kernels the transform G w G' (``gradient.c``).
     """
+    weight = weight.float()
     outputs, inputs, kernel, _ = weight.shape
-    exact = weight.double()
-    if kernel == 3:
-        points = (0.0, A, -A, 1 / A, -1 / A)
-        rows = [[1.0, p, p * p] for p in points]
-        scales = [math.prod(p - q for q in points if q != p) for p in points]
-        g = torch.tensor(
-            [[value / s for value in row] for row, s in zip(rows, scales, strict=True)]
-            + [[0.0, 0.0, 1.0]],
-            dtype=torch.float64,
-        )
-        exact = torch.einsum("ai,bj,ocij->abco", g, g, exact).reshape(36, inputs, outputs)
-    else:
-        exact = exact.reshape(outputs, inputs).T
-    # The last group ends with the last channel; a single one is filled up with zeros.
-    exact = F.pad(exact, (0, max(lanes - outputs, 0)))
-    first = range(0, outputs, lanes)
-    starts = [min(start, exact.shape[-1] - lanes) for start in first]
-    order = [start + lane for start in starts for lane in range(lanes)]
-    return exact[..., order].float().contiguous()
+    wide = -(-outputs // kernels.lanes) * kernels.lanes
+    points = (36,) if kernel == 3 else ()
+    packed = torch.empty((*points, inputs, wide), dtype=torch.float32, device="cpu")
+    steps = (ctypes.c_ssize_t * 4)(*weight.stride())
+    kernels.library.sruplift_pack(
+        ctypes.c_void_p(weight.data_ptr()), steps, outputs, inputs, kernel,
+        ctypes.c_void_p(packed.data_ptr()),
+    )  # fmt: skip
+    return packed
 
 
-def _place(maps: Tensor | None) -> tuple[int | None, int, int]:
-    """Where a (C, H, W) map begins, and how far its pixels and its rows are apart."""
+def place(maps: Tensor | None) -> tuple[int | None, int, int, int]:
+    """Where maps (B, C, H, W) begin, and how far their pixels, rows and images are apart."""
     if maps is None:
-        return None, 0, 0
-    return maps.data_ptr(), maps.stride(2), maps.stride(1)
+        return None, 0, 0, 0
+    return maps.data_ptr(), maps.stride(3), maps.stride(2), maps.stride(0)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Float32 with channels that lie side by side; what has them so stays as it is."""
     x = x.float()
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from sruplift.errors import CompilerError
 from sruplift.kernels.attention import attend
 from sruplift.kernels.compiler import build
-from sruplift.kernels.convolution import Convolution
+from sruplift.kernels.convolution import Convolution, channels_last
+from sruplift.kernels.gradient import weight_gradient
 from sruplift.kernels.library import Kernels
 
 SOURCES = Path(__file__).parent
@@ -45,7 +47,7 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        pairs = (*_convolutions(kernels), *_attentions(kernels))
+        pairs = (*_convolutions(kernels), *_gradients(kernels), *_attentions(kernels))
         for result, expected in pairs:
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
@@ -89,6 +91,17 @@ def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             expected = expected if by is None else expected * by
             expected = expected if plus is None else expected + plus
             yield made(x, mul=by, add=plus), F.leaky_relu(expected, slope)
+
+
+def _gradients(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    some = _random()
+    for inputs, outputs, padding in itertools.product((8, 21), (9, kernels.lanes, 40), (0, 1, 2)):
+        x, weight = some(2, inputs, 7, 9), some(outputs, inputs, 3, 3)
+        # Divided by the root of how many products each sum has.
+        y = some(2, outputs, 5 + 2 * padding, 7 + 2 * padding) / 126**0.5
+        expected = conv2d_weight(x, weight.shape, y, padding=padding)  # type: ignore[no-untyped-call]
+        x, y = channels_last(x), channels_last(y)
+        yield weight_gradient(kernels, x, y, weight, padding), expected
 
 
 def _attentions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:

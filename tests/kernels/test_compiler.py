@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import photo_like
+from torch.nn.grad import conv2d_weight
 
 from sruplift import engine
 from sruplift.engine import Engine
@@ -20,6 +21,8 @@ from sruplift.fuse.compiled import with_kernels
 from sruplift.kernels import attend, load_kernels, loading
 from sruplift.kernels import compiler as compiling
 from sruplift.kernels.compiler import find_compiler
+from sruplift.kernels.convolution import channels_last
+from sruplift.kernels.gradient import weight_gradient
 from sruplift.weights import load_model
 
 
@@ -189,10 +192,13 @@ def test_a_folder_that_is_a_file_is_a_sentence(source: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "right", "other"),
     [
-        ("convolution.c", "2.5f", "2.4f"),
+        ("winograd.h", "2.5f", "2.4f"),
         ("convolution.c", "EMIT(emit_gate, 1, 1, 0", "EMIT(emit_gate, 1, 0, 0"),
         ("convolution.c", "c->sigmoid == 1 ? 2 : c->sigmoid ? 32 : 0", "c->sigmoid ? 2 : 0"),
-        ("convolution.c", "row / c->enlarge", "row / 2"),
+        ("winograd.h", "row / m->enlarge", "row / 2"),
+        ("gradient.c", "OUTER(outer42, 4, 2)", "OUTER(outer42, 3, 2)"),
+        ("gradient.c", "store(o, e[0]);", "store(o, e[1]);"),
+        ("gradient.c", "{0, 0, 1},", "{0, 1, 1},"),
         ("lanes.h", "INTO(into81, product81", "INTO(into81, product41"),
         ("attention.c", "/ sum", "* 2"),
     ],
@@ -223,6 +229,10 @@ def test_registers_of_every_width(
     with torch.inference_mode():
         quick = with_kernels(fused(net), kernels)
         torch.testing.assert_close(quick(image), net(image), rtol=0, atol=1e-5)
+        x, weight, y = (torch.randn(*s) for s in ((2, 21, 9, 10), (19, 21, 3, 3), (2, 19, 9, 10)))
+        expected = conv2d_weight(x, weight.shape, y, padding=1)
+        made = weight_gradient(kernels, channels_last(x), channels_last(y), weight, 1)
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)
         for queries, keys, values in ((9, 21, 40), (3, 5, 7)):
             shapes = ((queries, 6), (keys, 6), (keys, values))
             query, key, value = (torch.randn(2, *shape) for shape in shapes)

@@ -159,11 +159,19 @@ def test_what_is_no_number_stays_none_and_gates_saturate(kernels: Kernels, value
         torch.testing.assert_close(gate, torch.full_like(gate, expected), rtol=0, atol=1e-7)
 
 
-def test_kernels_are_packed_by_groups_of_lanes() -> None:
-    weight = torch.arange(10.0).reshape(10, 1, 1, 1)
-    assert pack(weight, 8).tolist() == [[*range(8), *range(2, 10)]]
-    assert pack(weight[:3], 8).tolist() == [[0, 1, 2, 0, 0, 0, 0, 0]]
-    assert pack(torch.randn(5, 4, 3, 3), 8).shape == (36, 4, 8)
+def test_kernels_are_packed_by_groups_of_lanes(kernels: Kernels) -> None:
+    lanes = kernels.lanes
+    weight = torch.arange(lanes + 2.0).reshape(-1, 1, 1, 1)
+    assert pack(kernels, weight).tolist() == [[*range(lanes), *range(2, lanes + 2)]]
+    assert pack(kernels, weight[:3]).tolist() == [[0, 1, 2, *[0] * (lanes - 3)]]
+    large = torch.randn(5, 4, 3, 3)
+    packed = pack(kernels, large)
+    assert packed.shape == (36, 4, -(-5 // lanes) * lanes)
+    # The first point is 0, the last one infinity.
+    assert torch.equal(packed[0, :, :4], large[:4, :, 0, 0].T)
+    assert torch.equal(packed[35, :, :4], large[:4, :, 2, 2].T)
+    strided = large.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(pack(kernels, strided), packed)
 
 
 def test_which_convolutions_suit() -> None:

@@ -1,0 +1,178 @@
+"""Convolutions with gradients: ``convolution.c`` and ``gradient.c`` called from autograd."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from sruplift.kernels.convolution import channels_last, convolve, empty_maps, pack, place
+from sruplift.kernels.library import Kernels
+
+# Fewer channels than this, on either side, are faster in PyTorch.
+FEWEST_CHANNELS = 8
+
+
+class _Gradient(ctypes.Structure):
+    """``Gradient`` in gradient.c."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("x_step", ctypes.c_ssize_t),
+        ("x_row", ctypes.c_ssize_t),
+        ("x_image", ctypes.c_ssize_t),
+        ("y_step", ctypes.c_ssize_t),
+        ("y_row", ctypes.c_ssize_t),
+        ("y_image", ctypes.c_ssize_t),
+        ("images", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+        ("out_height", ctypes.c_int32),
+        ("out_width", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("weight", ctypes.c_void_p),
+        ("w_output", ctypes.c_ssize_t),
+        ("w_input", ctypes.c_ssize_t),
+        ("w_row", ctypes.c_ssize_t),
+        ("w_step", ctypes.c_ssize_t),
+    )
+
+
+class Conv2d(NamedTuple):
+    """A call of ``F.conv2d``."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: int | Sequence[int] = 1
+    padding: str | int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+
+    @property
+    def suits(self) -> bool:
+        """Whether it is one for ``TrainingKernels``."""
+        x, weight, kernel, padding = self.input, self.weight, self.weight.shape[-1], self._padding
+        tensors = (x, weight) if self.bias is None else (x, weight, self.bias)
+        return (
+            weight.shape[2:] in ((1, 1), (3, 3))
+            and padding in range(kernel)
+            and _one(self.stride) == _one(self.dilation) == self.groups == 1
+            and min(weight.shape[:2]) >= FEWEST_CHANNELS
+            and x.ndim == 4
+            and x.shape[0] > 0
+            and x.shape[1] == weight.shape[1]
+            and min(x.shape[2:]) + 2 * padding >= kernel
+            and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    @property
+    def _padding(self) -> int:
+        return 0 if self.padding == "valid" else _one(self.padding)
+
+    def compute(self, kernels: Kernels) -> Tensor:
+        """The result, if it ``suits``."""
+        if self.weight.shape[-1] == 1:
+            # One matrix product, where PyTorch makes one of each image, or has slower kernels.
+            pixels = channels_last(self.input).permute(0, 2, 3, 1)
+            return F.linear(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        arguments = (kernels, self.input, self.weight, self.bias, self._padding)
+        result: Tensor = _Convolve.apply(*arguments)  # type: ignore[no-untyped-call]
+        return result
+
+
+class TrainingKernels(TorchFunctionMode):
+    """Within it ``F.conv2d`` is ours where that is faster, and networks need no change.
+
+    That is so of kernels of 1x1 and 3x3 in float32 on the CPU without stride, dilation and groups,
+    with the same padding on all sides, up to kernel - 1, from and to at least ``FEWEST_CHANNELS``.
+    What is computed so can be differentiated, once, also when the mode has been left.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self.kernels = kernels
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.conv2d and (call := Conv2d(*args, **kwargs)).suits:
+            return call.compute(self.kernels)
+        return func(*args, **kwargs)
+
+
+def _one(value: str | int | Sequence[int]) -> int:
+    """What all numbers of ``value`` are; -1 if they are not the same, or none."""
+    values = set() if isinstance(value, str) else {value} if isinstance(value, int) else set(value)
+    return values.pop() if len(values) == 1 else -1
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int
+    ) -> Tensor:
+        x = channels_last(x)
+        bias = None if bias is None else bias.contiguous()
+        more = 2 * padding - 2
+        out = empty_maps((x.shape[0], weight.shape[0], x.shape[2] + more, x.shape[3] + more))
+        convolve(kernels, x, pack(kernels, weight), out, kernel=3, bias=bias, padding=padding)
+        ctx.save_for_backward(x, weight)
+        ctx.kernels, ctx.padding = kernels, padding
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        kernels, padding = ctx.kernels, ctx.padding
+        gradient = channels_last(gradient)
+        of_x, of_weight, of_bias = None, None, None
+        if ctx.needs_input_grad[1]:
+            turned = pack(kernels, weight.flip(2, 3).transpose(0, 1))
+            of_x = empty_maps(x.shape)
+            convolve(kernels, gradient, turned, of_x, kernel=3, padding=2 - padding)
+        if ctx.needs_input_grad[2]:
+            of_weight = weight_gradient(kernels, x, gradient, weight, padding)
+        if ctx.needs_input_grad[3]:
+            of_bias = gradient.sum((0, 2, 3))
+        return None, of_x, of_weight, of_bias, None
+
+
+def weight_gradient(
+    kernels: Kernels, x: Tensor, gradient: Tensor, weight: Tensor, padding: int
+) -> Tensor:
+    """That of ``weight`` (O, I, 3, 3), in the same order, from that of the output (B, O, H', W').
+
+    ``x`` is the input (B, I, H, W); the channels of both are last.
+
+    Raises:
+        MemoryError: there is not enough of it.
+    """
+    result = torch.empty_like(weight)
+    (x_place, *x_steps), (y_place, *y_steps) = place(x), place(gradient)
+    batch, inputs, height, width = x.shape
+    _, outputs, out_height, out_width = gradient.shape
+    call = _Gradient(
+        x_place, y_place, *x_steps, *y_steps, batch, height, width, inputs,
+        out_height, out_width, outputs, padding, result.data_ptr(), *result.stride(),
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    if kernels.library.sruplift_gradient(ctypes.byref(call), threads):
+        raise MemoryError("not enough memory for a gradient")
+    return result
