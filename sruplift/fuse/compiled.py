@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sruplift.fuse.a2n import FusedAttentionInAttention
 from sruplift.fuse.hpinet import FusedAttention
-from sruplift.fuse.maffsrn import FusedBlock
+from sruplift.fuse.maffsrn import FusedBlock, FusedGroup
 from sruplift.fuse.pan import HALO, FusedSCPA, FusedTail
 from sruplift.fuse.rewrites import STRIP_PIXELS, in_strips, members
 from sruplift.fuse.srram import FusedResidualAttention
@@ -135,14 +135,39 @@ class CompiledBlock(nn.Module):
         self.reduce = convolution_of(kernels, block.reduce)
         self.increase = convolution_of(kernels, block.increase, sigmoid=2)
         self.near = convolution_of(kernels, block.near)
-        del block.first, block.second, block.reduce, block.increase, block.near
+        self.gate = convolution_of(kernels, block.near_depthwise, sigmoid=1)
+        del block.first, block.second, block.reduce, block.increase
+        del block.near, block.near_depthwise
         self.fused = fused
 
-    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame, out: Tensor, add: Tensor | None = None) -> Tensor:
+        """The block's result, and the sum of it and ``add`` if there is one, into ``out``."""
         x = self.second(self.first(x))
         reduced = self.reduce(x)
         far = self.increase(reduced.add_(self.fused.wide(reduced, x, frame)), mul=x)
-        return far.mul_(self.fused.block.near_depthwise(self.near(x)).sigmoid_())
+        return self.gate(self.near(x), mul=far, add=add, out=out)
+
+
+class CompiledGroup(nn.Module):
+    """``FeatureFusionGroup`` of MAFFSRN. Blocks write into the map that the last layer reads."""
+
+    def __init__(self, group: FusedGroup, kernels: Kernels) -> None:
+        super().__init__()
+        blocks = members(group.blocks, FusedBlock)
+        self.blocks = nn.ModuleList(CompiledBlock(block, kernels) for block in blocks)
+        self.fuse = convolution_of(kernels, group.fuse)
+        self.skip_scale = group.skip_scale
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        batch, channels, height, width = x.shape
+        together = empty_maps((batch, channels * len(self.blocks), height, width))
+        results = torch.split(together, channels, dim=1)
+        self.blocks[0](x, frame, results[0])
+        for number in (1, 2):
+            before = results[number - 1]
+            self.blocks[number](before, frame, results[number], add=before)
+        self.blocks[3](results[2], frame, results[3])
+        return self.fuse(together).add_(x, alpha=self.skip_scale)
 
 
 class CompiledResidualAttention(nn.Module):
@@ -181,7 +206,7 @@ _COMPILED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     FusedSCPA: CompiledSCPA,
     FusedTail: CompiledTail,
     FusedAttentionInAttention: CompiledAttentionInAttention,
-    FusedBlock: CompiledBlock,
+    FusedGroup: CompiledGroup,
     FusedResidualAttention: CompiledResidualAttention,
     FusedAttention: CompiledAttention,
 }

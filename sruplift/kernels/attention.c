@@ -24,8 +24,8 @@ static void product_of_four(const float *a, int a_row, const float *b, int group
     }
 }
 
-/* exp(w - the largest w) over the sum of all, of the first ``count``; those after them become 0. */
-static void softmax(float *w, int count) {
+/* exp(w - the largest w) of the first ``count``; those after them become 0. Their sum. */
+static float exponentials(float *w, int count) {
     int many = groups_of(count) * LANES;
     float some[LANES], most, sum = 0;
     for (int j = count; j < many; j++) w[j] = -1e30f;
@@ -41,7 +41,7 @@ static void softmax(float *w, int count) {
     }
     store(some, total);
     for (int i = 0; i < LANES; i++) sum += some[i];
-    for (int j = 0; j < many; j += LANES) store(w + j, load(w + j) / sum);
+    return sum;
 }
 
 /* What a thread needs for a patch. Columns of ``key`` beyond the last pixel are zero. */
@@ -89,8 +89,12 @@ static void attend_patch(const Attention *a, int patch, const Scratch *s) {
                    sizeof(float) * (size_t)a->width);
         }
         product_of_four(s->query, a->width, s->key, s->many / LANES, a->width, s->weights);
-        for (int r = 0; r < 4; r++) softmax(s->weights + r * s->many, a->keys);
+        float sums[4];
+        for (int r = 0; r < 4; r++) sums[r] = exponentials(s->weights + r * s->many, a->keys);
         product_of_four(s->weights, s->many, s->value, groups, a->keys, s->result);
+        for (int r = 0; r < 4; r++)
+            for (int i = 0; i < s->wide; i += LANES)
+                store(s->result + r * s->wide + i, load(s->result + r * s->wide + i) / sums[r]);
         for (int r = 0; r < 4 && first + r < a->queries; r++) {
             float *y = a->y + ((ptrdiff_t)patch * a->queries + first + r) * a->values;
             for (int g = 0; g < groups; g++)

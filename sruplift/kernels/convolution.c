@@ -1,5 +1,5 @@
-/* Convolutions of float32 maps with channels last, on CPUs: 1x1, and 3x3 by Winograd's minimal
- * filtering. What follows a convolution in the networks (a gate, a product, a sum, an activation) is
+/* Convolutions of float32 maps with channels last, on CPUs: 1x1, 3x3 by Winograd's minimal
+ * filtering, and depthwise ones of 3x3 and 5x5. What follows a convolution in the networks (a gate, a product, a sum, an activation) is
  * done while its result is in registers.
  */
 
@@ -74,6 +74,8 @@ EMIT(emit_bias, 1, 0, 0, 0, 0)
 EMIT(emit_bias_leaky, 1, 0, 0, 0, 1)
 EMIT(emit_gate, 1, 1, 0, 0, 0)
 EMIT(emit_gated_leaky, 1, 1, 1, 0, 1)
+EMIT(emit_gated, 1, 1, 1, 0, 0)
+EMIT(emit_gated_add, 1, 1, 1, 1, 0)
 
 static Emit *emit_of(const Conv *c) {
     int is = (c->bias ? 1 : 0) | (c->sigmoid == 1 ? 2 : c->sigmoid ? 32 : 0) |
@@ -87,6 +89,8 @@ static Emit *emit_of(const Conv *c) {
     case 1 | 16: return emit_bias_leaky;
     case 1 | 2: return emit_gate;
     case 1 | 2 | 4 | 16: return emit_gated_leaky;
+    case 1 | 2 | 4: return emit_gated;
+    case 1 | 2 | 4 | 8: return emit_gated_add;
     default: return emit_any;
     }
 }
@@ -126,6 +130,51 @@ static void pointwise_row(const Conv *c, int row) {
             (n == 3 ? pointwise13 : n == 2 ? pointwise12 : pointwise11)(c, emit, row, column, g);
         }
 }
+
+/* ---- depthwise; weight: (kernel * kernel, groups * LANES) ---- */
+
+/* Some channels of a pixel; zeros beyond the map. */
+static inline vec pixel(const Conv *c, int row, int column, int channel) {
+    const float *x = c->x + row * c->x_row + column * c->x_step + channel;
+    float some[LANES] = {0};
+    if (column < 0 || column >= c->width) return (vec){0};
+    if (c->inputs >= LANES) return load(x);
+    return load(memcpy(some, x, sizeof(float) * (size_t)c->inputs));
+}
+
+#define DEPTHWISE(NAME, KERNEL)                                                                   \
+    static void NAME(const Conv *c, int row) {                                                    \
+        Emit *emit = emit_of(c);                                                                  \
+        int groups = groups_of(c->outputs), wide = groups * LANES, top = row - c->padding;        \
+        for (int column = 0; column < c->out_width; column += 4) {                                \
+            int left = column - c->padding, count = c->out_width - column;                        \
+            int inside = left >= 0 && left + KERNEL + 3 <= c->width && c->inputs >= LANES;        \
+            for (int g = 0; g < groups; g++) {                                                    \
+                int channel = first_of(g, c->outputs);                                            \
+                vec sums[4] = {0}, v[4];                                                          \
+                for (int i = 0; i < KERNEL; i++) {                                                \
+                    if (top + i < 0 || top + i >= c->height) continue;                            \
+                    const float *x = c->x + (top + i) * c->x_row + left * c->x_step + channel;    \
+                    const float *weight = c->weight + (i * KERNEL * wide) + g * LANES;            \
+                    vec d[KERNEL + 3];                                                            \
+                    if (inside) {                                                                 \
+                        EVERY for (int j = 0; j < KERNEL + 3; j++) d[j] = load(x + j * c->x_step); \
+                    } else {                                                                      \
+                        for (int j = 0; j < KERNEL + 3; j++)                                      \
+                            d[j] = pixel(c, top + i, left + j, channel);                          \
+                    }                                                                             \
+                    EVERY for (int k = 0; k < KERNEL; k++) {                                      \
+                        vec w = load(weight + k * wide);                                          \
+                        EVERY for (int j = 0; j < 4; j++) sums[j] += d[j + k] * w;                \
+                    }                                                                             \
+                }                                                                                 \
+                EVERY for (int j = 0; j < 4; j++) v[j] = sums[j];                                 \
+                emit(c, v, 4, 1, count < 4 ? count : 4, row, column, channel);                    \
+            }                                                                                     \
+        }                                                                                         \
+    }
+DEPTHWISE(depthwise3, 3)
+DEPTHWISE(depthwise5, 5)
 
 /* ---- 3x3; weight: (36, inputs, groups * LANES) ---- */
 
@@ -211,6 +260,15 @@ static Conv image_of(const Conv *batch, int image) {
     if (c.mul) c.mul += image * c.mul_image;
     if (c.add) c.add += image * c.add_image;
     return c;
+}
+
+/* One with a kernel of 3 or 5 for each channel by itself. */
+void sruplift_convolve_channels(const Conv *batch, int32_t kernel, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int i = 0; i < batch->images * batch->out_height; i++) {
+        Conv c = image_of(batch, i / batch->out_height);
+        (kernel == 3 ? depthwise3 : depthwise5)(&c, i % batch->out_height);
+    }
 }
 
 /* A whole convolution with a kernel of 1 or 3; not 0 if there is no memory for it. */

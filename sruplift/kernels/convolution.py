@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.kernels.library import Kernels
@@ -49,18 +50,21 @@ class _Conv(ctypes.Structure):
 class Convolution(nn.Module):
     """A convolution with a kernel of 1x1 or 3x3, and what follows it. Inference only.
 
+    Or one of each channel by itself (depthwise), with a kernel of 3x3 or 5x5.
+
     Args:
         kernels: from ``load_kernels``.
-        weight: (O, I, k, k), k 1 or 3.
+        weight: (O, I, k, k), k 1 or 3; if depthwise (O, 1, k, k), k 3 or 5.
         bias: (O,) or None.
         padding: zeros around the (enlarged) map.
         enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
             ``mul`` of the call, then the sum with its ``add``.
         slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
+        depthwise: whether output channel n is made of input channel n alone.
 
     Raises:
-        ValueError: a map enlarged for a kernel of 1x1.
+        ValueError: a map enlarged for a kernel of 1x1 or a depthwise one.
     """
 
     packed: Tensor
@@ -76,14 +80,16 @@ class Convolution(nn.Module):
         enlarge: int = 1,
         sigmoid: int = 0,
         slope: float = 1.0,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
-        if weight.shape[-1] == 1 and enlarge != 1:
-            raise ValueError("only a map that a 3x3 kernel reads can be enlarged before")
-        self.kernels = kernels
+        if (weight.shape[-1] == 1 or depthwise) and enlarge != 1:
+            raise ValueError("only a map that a full 3x3 kernel reads can be enlarged before")
+        self.kernels, self.depthwise = kernels, depthwise
         self.outputs, self.inputs, self.kernel = weight.shape[:3]
+        self.inputs = self.outputs if depthwise else self.inputs
         self.padding, self.enlarge, self.sigmoid, self.slope = padding, enlarge, sigmoid, slope
-        packed = pack(kernels, weight.detach())
+        packed = (pack_depthwise if depthwise else pack)(kernels, weight.detach())
         self.register_buffer("packed", packed, persistent=False)
         # Copies: the struct holds addresses, so both must lie as the kernels take them.
         self.register_buffer(
@@ -125,6 +131,7 @@ class Convolution(nn.Module):
             self.kernels, x, self.packed, out,
             kernel=self.kernel, bias=self.bias, padding=self.padding, enlarge=self.enlarge,
             sigmoid=self.sigmoid, mul=others[0], add=others[1], slope=self.slope,
+            depthwise=self.depthwise,
         )  # fmt: skip
         return out
 
@@ -143,6 +150,7 @@ def convolve(
     mul: Tensor | None = None,
     add: Tensor | None = None,
     slope: float = 1.0,
+    depthwise: bool = False,
 ) -> None:
     """A ``Convolution`` into ``out``; sizes and layouts of all maps are taken to be right.
 
@@ -157,24 +165,34 @@ def convolve(
         *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add), slope,
     )  # fmt: skip
     threads = torch.get_num_threads()
-    if kernels.library.sruplift_convolve(ctypes.byref(call), kernel, threads):
+    if depthwise:
+        kernels.library.sruplift_convolve_channels(ctypes.byref(call), kernel, threads)
+    elif kernels.library.sruplift_convolve(ctypes.byref(call), kernel, threads):
         raise MemoryError("not enough memory for a convolution")
 
 
 def suits(conv: nn.Module) -> bool:
-    """Whether ``conv`` is a 3x3 convolution that is faster as a ``Convolution``.
+    """Whether ``conv`` is a convolution that is faster as a ``Convolution``.
 
-    From fewer than eight channels it is not; of 1x1 PyTorch's are as fast where nothing follows.
+    A depthwise one is, and a 3x3 one from at least eight channels; of 1x1 PyTorch's are as fast
+    where nothing follows.
     """
-    return (
-        type(conv) is nn.Conv2d
-        and conv.kernel_size == (3, 3)
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding in ((0, 0), (1, 1))
-        and conv.padding_mode == "zeros"
-        and conv.groups == 1
-        and conv.in_channels >= 8
+    if (
+        type(conv) is not nn.Conv2d
+        or conv.stride != (1, 1)
+        or conv.dilation != (1, 1)
+        or conv.padding_mode != "zeros"
+        or conv.kernel_size not in ((3, 3), (5, 5))
+        or conv.padding not in ((0, 0), (conv.kernel_size[0] // 2,) * 2)
+    ):
+        return False
+    return _is_depthwise(conv) or (
+        conv.kernel_size == (3, 3) and conv.groups == 1 and conv.in_channels >= 8
     )
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return 1 < conv.groups == conv.in_channels == conv.out_channels
 
 
 def convolution_of(
@@ -190,7 +208,16 @@ def convolution_of(
         enlarge=enlarge,
         sigmoid=sigmoid,
         slope=slope,
+        depthwise=_is_depthwise(conv),
     )
+
+
+def pack_depthwise(kernels: Kernels, weight: Tensor) -> Tensor:
+    """(C, 1, k, k) as convolution.c takes it: (k * k, groups * lanes), float32; cf. ``pack``."""
+    lanes, channels = kernels.lanes, weight.shape[0]
+    taps = F.pad(weight.float().flatten(1).T, (0, max(lanes - channels, 0)))
+    starts = (min(start, taps.shape[1] - lanes) for start in range(0, channels, lanes))
+    return torch.cat([taps[:, start : start + lanes] for start in starts], dim=1).contiguous()
 
 
 def pack(kernels: Kernels, weight: Tensor) -> Tensor:

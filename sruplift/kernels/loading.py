@@ -47,8 +47,8 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        pairs = (*_convolutions(kernels), *_gradients(kernels), *_attentions(kernels))
-        for result, expected in pairs:
+        kinds = (_convolutions, _depthwise, _gradients, _attentions)
+        for result, expected in (pair for kind in kinds for pair in kind(kernels)):
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
                 raise CompilerError(
@@ -91,6 +91,18 @@ def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             expected = expected if by is None else expected * by
             expected = expected if plus is None else expected + plus
             yield made(x, mul=by, add=plus), F.leaky_relu(expected, slope)
+
+
+def _depthwise(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    some = _random()
+    for size, channels in itertools.product((3, 5), (3, kernels.lanes, 19)):
+        weight, bias, x = (
+            some(channels, 1, size, size) / size,
+            some(channels),
+            some(1, channels, 7, 9),
+        )
+        made = Convolution(kernels, weight, bias, padding=size // 2, depthwise=True)
+        yield made(x), F.conv2d(x, weight, bias, padding=size // 2, groups=channels)
 
 
 def _gradients(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:

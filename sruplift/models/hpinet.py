@@ -227,20 +227,22 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float) 
 
 def divide(x: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
     """(B, C, H, W) -> tokens (B, patches, size**2, C), patches and pixels row by row."""
-    x = x.index_select(2, rows.indices(x.device)).index_select(3, columns.indices(x.device))
+    # A pixel's channels side by side, as tokens have them.
+    x = x.permute(0, 2, 3, 1).contiguous()
+    x = x.index_select(1, rows.indices(x.device)).index_select(2, columns.indices(x.device))
     down, across, side = len(rows.starts), len(columns.starts), rows.size
-    x = x.reshape(*x.shape[:2], down, side, across, side)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], down * across, side**2, x.shape[1])
+    x = x.reshape(x.shape[0], down, side, across, side, x.shape[-1]).transpose(2, 3)
+    return x.reshape(x.shape[0], down * across, side**2, x.shape[-1])
 
 
 def put_together(tokens: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
     """The map (B, C, H, W) whose patches are ``tokens``, means where they overlap."""
     down, across, side = len(rows.starts), len(columns.starts), rows.size
-    x = tokens.reshape(tokens.shape[0], down, across, side, side, tokens.shape[-1])
-    x = x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], x.shape[-1], down * side, across * side)
-    x = _sum_patches(_sum_patches(x, 2, rows), 3, columns)
+    x = tokens.reshape(tokens.shape[0], down, across, side, side, tokens.shape[-1]).transpose(2, 3)
+    x = x.reshape(x.shape[0], down * side, across * side, x.shape[-1])
+    x = _sum_patches(_sum_patches(x, 1, rows), 2, columns)
     weights = rows.weights(x.device)[:, None] * columns.weights(x.device)
-    return x * weights.to(x.dtype)
+    return (x * weights[..., None].to(x.dtype)).permute(0, 3, 1, 2)
 
 
 def _coverage(starts: list[int], size: int, length: int) -> Tensor:

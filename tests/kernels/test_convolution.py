@@ -174,16 +174,58 @@ def test_kernels_are_packed_by_groups_of_lanes(kernels: Kernels) -> None:
     assert torch.equal(pack(kernels, strided), packed)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels", [1, 5, 8, 20, 32, 33])
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (7, 4), (11, 13)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_depthwise(
+    kernels: Kernels, kernel: int, channels: int, size: tuple[int, int], *, padded: bool
+) -> None:
+    padding = kernel // 2 if padded else 0
+    if min(size) + 2 * padding < kernel:
+        pytest.skip("nothing is left")
+    torch.manual_seed(channels)
+    weight, bias = torch.randn(channels, 1, kernel, kernel) / kernel, torch.randn(channels)
+    x = last(torch.randn(2, channels, *size))
+    made = Convolution(kernels, weight, bias, padding=padding, depthwise=True)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=padding, groups=channels)
+    torch.testing.assert_close(made(x).double(), exact, **CLOSE)
+    gated = Convolution(kernels, weight, bias, padding=padding, sigmoid=1, depthwise=True)
+    mul, add = (last(torch.randn(exact.shape)) for _ in range(2))
+    # Into some channels of a larger map.
+    out = last(torch.full((2, channels + 7, *exact.shape[2:]), 3.0))
+    gated(x, mul=mul, add=add, out=out[:, 4 : channels + 4])
+    torch.testing.assert_close(
+        out[:, 4 : channels + 4].double(), exact.sigmoid() * mul + add, **CLOSE
+    )
+    assert (out[:, :4] == 3).all()
+    assert (out[:, channels + 4 :] == 3).all()
+    with pytest.raises(ValueError, match="other sizes"):
+        made(last(torch.randn(2, channels + 1, 9, 9)))
+
+
+@pytest.mark.parametrize(("size", "depthwise"), [(1, False), (3, True), (5, True)])
+def test_what_cannot_be_enlarged_before(kernels: Kernels, size: int, *, depthwise: bool) -> None:
+    weight = torch.zeros(8, 1 if depthwise else 8, size, size)
+    with pytest.raises(ValueError, match="enlarged before"):
+        Convolution(kernels, weight, enlarge=2, depthwise=depthwise)
+
+
 def test_which_convolutions_suit() -> None:
     assert suits(nn.Conv2d(8, 3, 3, padding=1))
     assert suits(nn.Conv2d(20, 20, 3))
+    assert suits(nn.Conv2d(20, 20, 3, groups=20))
+    assert suits(nn.Conv2d(4, 4, 5, padding=2, groups=4))
     others = [
         nn.Conv2d(3, 40, 3, padding=1),
         nn.Conv2d(20, 20, 1),
         nn.Conv2d(20, 20, 5, padding=2),
         nn.Conv2d(20, 20, 3, stride=2),
         nn.Conv2d(20, 20, 3, dilation=2),
-        nn.Conv2d(20, 20, 3, groups=20),
+        nn.Conv2d(20, 20, 3, groups=10),
+        nn.Conv2d(20, 40, 3, groups=20),
+        nn.Conv2d(20, 20, 5, padding=1, groups=20),
+        nn.Conv2d(20, 20, 7, padding=3, groups=20),
         nn.Conv2d(20, 20, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(20, 20, 3, padding=2),
         nn.ConvTranspose2d(20, 20, 3),
