@@ -80,12 +80,19 @@ class Conv2d(NamedTuple):
     def _padding(self) -> int:
         return 0 if self.padding == "valid" else _one(self.padding)
 
+    @property
+    def _matrix(self) -> Tensor:
+        """A 1x1 kernel. Its gradient lies as it does, as processes that share it want."""
+        if self.weight.stride(3) == 1:
+            return self.weight.flatten(1)
+        return self.weight.permute(0, 2, 3, 1).flatten(1)
+
     def compute(self, kernels: Kernels) -> Tensor:
         """The result, if it ``suits``."""
         if self.weight.shape[-1] == 1:
             # One matrix product, where PyTorch makes one of each image, or has slower kernels.
             pixels = channels_last(self.input).permute(0, 2, 3, 1)
-            return F.linear(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+            return F.linear(pixels, self._matrix, self.bias).permute(0, 3, 1, 2)
         arguments = (kernels, self.input, self.weight, self.bias, self._padding)
         result: Tensor = _Convolve.apply(*arguments)  # type: ignore[no-untyped-call]
         return result

@@ -88,11 +88,17 @@ def test_every_layout(kernels: Kernels, kernel: int) -> None:
     assert_right(kernels, large[:, :20], weight, wide, kernel // 2)
 
 
-def test_the_gradient_of_a_weight_lies_as_the_weight(kernels: Kernels) -> None:
-    weight, _ = some(20, 24, 3)
-    x, y = last(torch.randn(2, 20, 8, 8)), last(torch.randn(2, 24, 8, 8))
-    for w in (weight, last(weight)):
-        assert weight_gradient(kernels, x, y, w, 1).stride() == w.stride()
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_gradient_of_a_weight_lies_as_the_weight(kernels: Kernels, kernel: int) -> None:
+    """Else processes that train together copy, and say so."""
+    conv, x = nn.Conv2d(20, 24, kernel), torch.randn(2, 20, 8, 8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        nn.utils.convert_conv2d_weight_memory_format(conv, layout)
+        conv.zero_grad()
+        with TrainingKernels(kernels):
+            conv(x).sum().backward()
+        assert conv.weight.grad is not None
+        assert conv.weight.grad.stride() == conv.weight.stride()
 
 
 def test_only_what_is_asked_for_is_computed(kernels: Kernels) -> None:
