@@ -60,6 +60,8 @@ class Muon(torch.optim.Optimizer):
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
             if group["orthogonal"]:
                 self._step_orthogonal(parameters, group)
             else:

@@ -52,6 +52,14 @@ def test_orthogonalise_is_five_steps_of_the_iteration(shape: tuple[int, ...]) ->
     torch.testing.assert_close(orthogonalise(matrices).double(), x, rtol=0, atol=1e-4)
 
 
+def test_a_step_without_gradients_changes_nothing() -> None:
+    """As of the last layers of scales whose turn it is not."""
+    weights = [nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Parameter(torch.randn(4))]
+    before = [weight.detach().clone() for weight in weights]
+    Muon(weights, 1e-2, adam_learning_rate=1e-3).step()
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+
+
 def test_every_parameter_is_updated_by_one_half() -> None:
     network = create_model("pan", 4)
     optimizer = Muon(network.parameters(), 1e-2, adam_learning_rate=1e-3)
