@@ -32,7 +32,7 @@ from sruplift.errors import (
 from sruplift.kernels import gradient
 from sruplift.metrics import psnr
 from sruplift.models import create_model
-from sruplift.recipe import learning_rate
+from sruplift.recipe import build_network, learning_rate
 from sruplift.resize import bicubic
 from sruplift.runlog import LogRow
 from sruplift.train import train
@@ -191,11 +191,13 @@ def test_our_own_convolutions_train_the_same(
         assert len(calls) == (0 if choice == "off" else 8 * (16 * 3 + 3))
         calls.clear()
     assert same_weights(tmp_path / "on", tmp_path / "auto")
-    pair = [load_file(tmp_path / name / "last.safetensors") for name in ("off", "on")]
-    start = create_model("pan", 2).state_dict()
-    for name, plain in pair[0].items():
-        torch.testing.assert_close(pair[1][name], plain, rtol=0.02, atol=2e-4)
-        assert plain.shape == start[name].shape
+    plain, ours = (load_file(tmp_path / name / "last.safetensors") for name in ("off", "on"))
+    torch.manual_seed(0)
+    start = build_network(config(images)).state_dict()
+    for name, value in plain.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=5e-4)
+    # What they learned is far more than what rounding makes of it.
+    assert max(float((value - start[name]).abs().max()) for name, value in plain.items()) > 5e-3
 
 
 def test_a_run_may_go_on_with_other_convolutions(

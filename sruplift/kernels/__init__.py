@@ -3,8 +3,11 @@
 PyTorch's convolutions in float32 multiply nine times for each output pixel and channel of a 3x3
 kernel; those here two and a quarter times (Winograd's minimal filtering), and they apply gates,
 products, sums and activations while a result is in registers. Their C source is compiled once, in a
-second or two, by the machine's own C compiler for its own processor, and kept in a cache folder. In
+few seconds, by the machine's own C compiler for its own processor, and kept in a cache folder. In
 half precision PyTorch's are faster where the processor computes it, so there is no such variant.
+
+Inference exchanges a network's layers for them (``sruplift.fuse.compiled``), training the calls
+that its layers make (``TrainingKernels``).
 """
 
 from sruplift.kernels.attention import attend

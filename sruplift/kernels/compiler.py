@@ -18,7 +18,7 @@ from sruplift.errors import CompilerError
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
-# Seconds; it takes two.
+# Seconds; it takes two or three.
 PATIENCE = 60
 
 

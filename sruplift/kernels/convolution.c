@@ -1,6 +1,6 @@
 /* Convolutions of float32 maps with channels last, on CPUs: 1x1, 3x3 by Winograd's minimal
- * filtering, and depthwise ones of 3x3 and 5x5. What follows a convolution in the networks (a gate, a product, a sum, an activation) is
- * done while its result is in registers.
+ * filtering, and depthwise ones of 3x3 and 5x5. What follows a convolution in the networks (a gate,
+ * a product, a sum, an activation) is done while its result is in registers.
  */
 
 #include "winograd.h"
@@ -101,7 +101,7 @@ static Emit *emit_of(const Conv *c) {
     static void NAME(const Conv *c, Emit *emit, int row, int column, int group) {                 \
         int wide = groups_of(c->outputs) * LANES;                                                 \
         vec sums[COLUMNS][GROUPS];                                                                \
-        PRODUCT(c->x + row * c->x_row + column * c->x_step, c->x_step,                            \
+        PRODUCT(c->x + row * c->x_row + column * c->x_step, c->x_step, 1,                         \
                 c->weight + group * LANES, wide, c->inputs, sums);                                \
         EVERY for (int g = 0; g < GROUPS; g++) {                                                  \
             vec v[COLUMNS];                                                                       \

@@ -215,7 +215,7 @@ def convolution_of(
 def pack_depthwise(kernels: Kernels, weight: Tensor) -> Tensor:
     """(C, 1, k, k) as convolution.c takes it: (k * k, groups * lanes), float32; cf. ``pack``."""
     lanes, channels = kernels.lanes, weight.shape[0]
-    taps = F.pad(weight.float().flatten(1).T, (0, max(lanes - channels, 0)))
+    taps = F.pad(weight.to("cpu", torch.float32).flatten(1).T, (0, max(lanes - channels, 0)))
     starts = (min(start, taps.shape[1] - lanes) for start in range(0, channels, lanes))
     return torch.cat([taps[:, start : start + lanes] for start in starts], dim=1).contiguous()
 
@@ -225,7 +225,7 @@ def pack(kernels: Kernels, weight: Tensor) -> Tensor:
 
     Of 3x3 kernels the transform G w G' (``gradient.c``).
     """
-    weight = weight.float()
+    weight = weight.to("cpu", torch.float32)
     outputs, inputs, kernel, _ = weight.shape
     wide = -(-outputs // kernels.lanes) * kernels.lanes
     points = (36,) if kernel == 3 else ()

@@ -56,34 +56,24 @@ static inline void transform_gradient(vec d[6][6], float *v, ptrdiff_t step) {
 typedef void Outer(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row, int k,
                    float *sums);
 
-#define OUTER(NAME, ROWS, GROUPS)                                                                 \
+#define OUTER(NAME, PRODUCT, ROWS, GROUPS)                                                        \
     static void NAME(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row, int k,     \
                      float *sums) {                                                               \
-        vec s[ROWS][GROUPS];                                                                      \
+        vec more[ROWS][GROUPS];                                                                   \
+        PRODUCT(a, 1, a_row, b, b_row, k, more);                                                  \
         EVERY for (int r = 0; r < ROWS; r++) {                                                    \
-            EVERY for (int g = 0; g < GROUPS; g++) s[r][g] = load(sums + r * b_row + g * LANES);  \
-        }                                                                                         \
-        for (int i = 0; i < k; i++) {                                                             \
-            vec w[GROUPS];                                                                        \
             EVERY for (int g = 0; g < GROUPS; g++) {                                              \
-                w[g] = load(b + i * b_row + g * LANES);                                           \
-                KEEP(w[g]);                                                                       \
+                float *sum = sums + r * b_row + g * LANES;                                        \
+                store(sum, load(sum) + more[r][g]);                                               \
             }                                                                                     \
-            EVERY for (int r = 0; r < ROWS; r++) {                                                \
-                vec v = all(a[i * a_row + r]);                                                    \
-                EVERY for (int g = 0; g < GROUPS; g++) s[r][g] += v * w[g];                       \
-            }                                                                                     \
-        }                                                                                         \
-        EVERY for (int r = 0; r < ROWS; r++) {                                                    \
-            EVERY for (int g = 0; g < GROUPS; g++) store(sums + r * b_row + g * LANES, s[r][g]);  \
         }                                                                                         \
     }
-OUTER(outer81, 8, 1)
-OUTER(outer42, 4, 2)
-OUTER(outer43, 4, 3)
-OUTER(outer11, 1, 1)
-OUTER(outer12, 1, 2)
-OUTER(outer13, 1, 3)
+OUTER(outer81, product81, 8, 1)
+OUTER(outer42, product42, 4, 2)
+OUTER(outer43, product43, 4, 3)
+OUTER(outer11, product11, 1, 1)
+OUTER(outer12, product12, 1, 2)
+OUTER(outer13, product13, 1, 3)
 
 static void outer(const float *a, ptrdiff_t a_row, int rows, const float *b, int groups, int k,
                   float *sums) {

@@ -69,10 +69,11 @@ static inline vec exponential(vec x) {
     return (vec)((ivec)p + power);
 }
 
-/* (ROWS, k) times (k, GROUPS * LANES), sums in registers. */
+/* (ROWS, k) times (k, GROUPS * LANES), sums in registers. Values of ``a`` are a_row and a_step apart
+ * from row to row and along one, of which a_step or a_row is 1. */
 #define PRODUCT(NAME, ROWS, GROUPS)                                                               \
-    static inline void NAME(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row,     \
-                            int k, vec sums[ROWS][GROUPS]) {                                      \
+    static inline void NAME(const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,    \
+                            ptrdiff_t b_row, int k, vec sums[ROWS][GROUPS]) {                     \
         EVERY for (int r = 0; r < ROWS; r++) {                                                    \
             EVERY for (int g = 0; g < GROUPS; g++) sums[r][g] = (vec){0};                         \
         }                                                                                         \
@@ -83,7 +84,7 @@ static inline vec exponential(vec x) {
                 KEEP(w[g]);                                                                       \
             }                                                                                     \
             EVERY for (int r = 0; r < ROWS; r++) {                                                \
-                vec v = all(a[r * a_row + i]);                                                    \
+                vec v = all(a[r * a_row + i * a_step]);                                           \
                 EVERY for (int g = 0; g < GROUPS; g++) sums[r][g] += v * w[g];                    \
             }                                                                                     \
         }                                                                                         \
@@ -107,7 +108,7 @@ typedef void Into(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_r
     static inline void NAME(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row,     \
                             int k, float *y) {                                                    \
         vec sums[ROWS][GROUPS];                                                                   \
-        PRODUCT(a, a_row, b, b_row, k, sums);                                                     \
+        PRODUCT(a, a_row, 1, b, b_row, k, sums);                                                     \
         EVERY for (int r = 0; r < ROWS; r++) {                                                    \
             EVERY for (int g = 0; g < GROUPS; g++) store(y + r * b_row + g * LANES, sums[r][g]);  \
         }                                                                                         \

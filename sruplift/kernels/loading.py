@@ -107,10 +107,12 @@ def _depthwise(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _gradients(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
     some = _random()
+    height, width = 19, 37  # more tiles than are added up at a time
     for inputs, outputs, padding in itertools.product((8, 21), (9, kernels.lanes, 40), (0, 1, 2)):
-        x, weight = some(2, inputs, 7, 9), some(outputs, inputs, 3, 3)
+        x, weight = some(2, inputs, height, width), some(outputs, inputs, 3, 3)
+        size = (height + 2 * padding - 2, width + 2 * padding - 2)
         # Divided by the root of how many products each sum has.
-        y = some(2, outputs, 5 + 2 * padding, 7 + 2 * padding) / 126**0.5
+        y = some(2, outputs, *size) / (2 * height * width) ** 0.5
         expected = conv2d_weight(x, weight.shape, y, padding=padding)  # type: ignore[no-untyped-call]
         x, y = channels_last(x), channels_last(y)
         yield weight_gradient(kernels, x, y, weight, padding), expected
