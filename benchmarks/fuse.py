@@ -122,7 +122,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     height, width = map(int, options.size.split("x"))
-    for name in options.model or MODELS:
+    some = [name for name, spec in MODELS.items() if options.scale in spec.scales]
+    for name in options.model or some:
         lr = torch.rand(1, 3, height, width)
         calls = variants(network(name, options.scale), lr)
         title = f"{name} x{options.scale}, {width}x{height}, {options.threads} threads"
