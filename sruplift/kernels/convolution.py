@@ -43,6 +43,10 @@ class _Conv(ctypes.Structure):
         ("add_step", ctypes.c_ssize_t),
         ("add_row", ctypes.c_ssize_t),
         ("add_image", ctypes.c_ssize_t),
+        ("share", ctypes.c_void_p),
+        ("share_step", ctypes.c_ssize_t),
+        ("share_row", ctypes.c_ssize_t),
+        ("share_image", ctypes.c_ssize_t),
         ("slope", ctypes.c_float),
     )
 
@@ -59,7 +63,7 @@ class Convolution(nn.Module):
         padding: zeros around the (enlarged) map.
         enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
-            ``mul`` of the call, then the sum with its ``add``.
+            ``mul`` of the call, then the sum with its ``add``, or a mean by its ``share``.
         slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
         depthwise: whether output channel n is made of input channel n alone.
 
@@ -102,15 +106,18 @@ class Convolution(nn.Module):
         *,
         mul: Tensor | None = None,
         add: Tensor | None = None,
+        share: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """The result for ``x`` (B, I, H, W); other than float32 on the CPU is converted.
 
-        ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``out``, if given, takes it,
-        and overlaps none of them; its channels are last, as a slice of channels' are.
+        ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``share`` is (B, 1, H', W'), or
+        one number for all pixels (B, 1, 1, 1), with B or 1 images: with it the result is ``share``
+        of what has been computed and 1 - ``share`` of ``add``. ``out``, if given, takes it, and
+        overlaps none of them; its channels are last, as a slice of channels' are.
 
         Raises:
-            ValueError: maps of other sizes.
+            ValueError: maps of other sizes, or ``share`` without ``add``.
             MemoryError: there is not enough of it.
         """
         x = channels_last(x)
@@ -127,11 +134,15 @@ class Convolution(nn.Module):
             raise ValueError("maps of other sizes than the convolution's")
         if out.stride(1) != 1 or out.dtype != torch.float32:
             raise ValueError("the result needs float32 with channels last")
+        if share is not None:
+            if add is None or share.shape[1:] not in ((1, 1, 1), (1, *size)):
+                raise ValueError("shares of other sizes than the maps', or of nothing to add")
+            share = share.float().expand(batch, 1, *size)
         convolve(
             self.kernels, x, self.packed, out,
             kernel=self.kernel, bias=self.bias, padding=self.padding, enlarge=self.enlarge,
-            sigmoid=self.sigmoid, mul=others[0], add=others[1], slope=self.slope,
-            depthwise=self.depthwise,
+            sigmoid=self.sigmoid, mul=others[0], add=others[1], share=share,
+            slope=self.slope, depthwise=self.depthwise,
         )  # fmt: skip
         return out
 
@@ -149,6 +160,7 @@ def convolve(
     sigmoid: int = 0,
     mul: Tensor | None = None,
     add: Tensor | None = None,
+    share: Tensor | None = None,
     slope: float = 1.0,
     depthwise: bool = False,
 ) -> None:
@@ -162,7 +174,8 @@ def convolve(
     call = _Conv(
         batch, *place(x), height, width, inputs, enlarge, padding,
         packed.data_ptr(), None if bias is None else bias.data_ptr(),
-        *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add), slope,
+        *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add),
+        *place(share), slope,
     )  # fmt: skip
     threads = torch.get_num_threads()
     if depthwise:
