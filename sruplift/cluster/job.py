@@ -31,6 +31,7 @@ from sruplift.engine import choose_device
 from sruplift.errors import SrupliftError, UsageError
 from sruplift.heap import keep_freed_memory
 from sruplift.report import record_of
+from sruplift.upscaler import UpscaleOptions
 
 # Of a worker, where nothing else is asked for and the machine has as many.
 CORES = 4
@@ -115,7 +116,7 @@ def run_job(options: ClusterOptions, pool: Pool) -> Iterator[tuple[Plan, Totals]
     workers = pool.workers or SOME
     if pool.address is None:
         choose_device(options.upscale.device)  # A wrong one is said now.
-        workers, _ = pool.shape(*_of_this_machine(options.upscale.device))
+        workers, _ = pool.shape(*_of_this_machine(device_of(options.upscale)))
     plan = make_plan(options, parameters, workers)
     outcome = _failed(plan, options, parameters)
     totals = Totals(plan.skipped)
@@ -153,6 +154,11 @@ def import_ray(*, alone: bool) -> Any:
     return ray
 
 
+def device_of(options: UpscaleOptions) -> str:
+    """The device that workers need: other backends than PyTorch run on CPUs."""
+    return options.device if options.backend == "torch" else "cpu"
+
+
 def run_on_ray(
     plan: Plan, options: ClusterOptions, parameters: Mapping[str, Any], pool: Pool
 ) -> Iterator[Outcome]:
@@ -163,7 +169,7 @@ def run_on_ray(
         SrupliftError: a worker cannot begin or write the report.
     """
     ray = import_ray(alone=pool.address is None)
-    with _session(ray, pool, options.upscale.device) as (workers, cores, gpus, scratch):
+    with _session(ray, pool, device_of(options.upscale)) as (workers, cores, gpus, scratch):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

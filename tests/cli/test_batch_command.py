@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from clusters import encoded
@@ -19,6 +20,10 @@ from pictures import bilinear_pan
 
 import sruplift
 from sruplift.cli.main import run as main
+from sruplift.cluster import job
+from sruplift.cluster.job import device_of
+from sruplift.cluster.planning import ClusterOptions
+from sruplift.errors import SrupliftError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sruplift.__file__).parent.parent)}
 BROKEN = "bad.png"
@@ -63,12 +68,12 @@ def test_killed_and_run_again(tmp_path: Path, weights: Path) -> None:
     batch += ["--cores-per-worker", "1"]
     where = {"cwd": tmp_path, "env": ENVIRONMENT}
     subprocess.run(plain, **where, capture_output=True, check=False, timeout=120)  # type: ignore[call-overload]
-    job = subprocess.Popen(batch, **where, stderr=subprocess.PIPE)  # type: ignore[call-overload]
+    running = subprocess.Popen(batch, **where, stderr=subprocess.PIPE)  # type: ignore[call-overload]
     started = time.monotonic()
     while not contents(tmp_path / "out") and time.monotonic() - started < 120:
         time.sleep(0.01)
-    job.send_signal(signal.SIGKILL)
-    job.communicate(timeout=60)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
     first = set(contents(tmp_path / "out"))
     assert first
     again = subprocess.run(batch, **where, capture_output=True, text=True, check=False, timeout=240)  # type: ignore[call-overload]
@@ -103,12 +108,46 @@ def test_without_ray(
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("torch", "auto", "auto")),
+        (["--device", "cpu", "--compile", "off"], ("torch", "off", "cpu")),
+        (["--backend", "openvino"], ("openvino", "auto", "cpu")),
+    ],
+)
+def test_backend_and_compiler_are_told_to_workers_and_where_they_run_to_ray(
+    options: list[str],
+    expected: tuple[str, str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encoded())
+    told = []
+
+    def run_on_ray(_: object, batch: ClusterOptions, *__: object) -> NoReturn:
+        upscale = batch.upscale
+        told.append((upscale.backend, upscale.compile_mode, device_of(upscale)))
+        raise SrupliftError("enough")
+
+    monkeypatch.setattr(job, "import_ray", lambda **_: None)
+    monkeypatch.setattr(job, "run_on_ray", run_on_ray)
+    assert outcome_of(monkeypatch, tmp_path / "in", tmp_path / "out", *options) == 1
+    assert "sruplift: enough" in capsys.readouterr().err.splitlines()
+    assert told == [expected]
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--workers", "0"], "--workers"),
         (["--scale", "65"], "at most 64"),
         (["--model", "pam"], "did you mean 'pan'"),
         (["--device", "cuda:1"], "without a number"),
+        (["--backend", "onxruntime"], "did you mean 'onnxruntime'"),
+        (["--backend", "onnxruntime", "--device", "cuda"], "runs on the CPU"),
+        (["--compile", "never"], "unknown compile mode"),
         (["--overwrite", "--skip-existing"], "contradict"),
         (["--output-template", "{index}{suffix}"], "{index} may differ"),
         (["--address", "127.0.0.1:9"], "Ray cannot be joined at 127.0.0.1:9"),
