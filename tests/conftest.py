@@ -54,6 +54,7 @@ def _isolated_cache(
 ) -> None:
     """No test sees or fills the user's caches, and none reaches the network."""
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf-home"))
+    monkeypatch.delenv("HF_ASSETS_CACHE", raising=False)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.delenv("SRUPLIFT_HUB_REPO", raising=False)
 

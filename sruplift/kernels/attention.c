@@ -4,14 +4,16 @@
 
 #include "lanes.h"
 
-/* Maps are (patches, pixels, width), one after another; the result is (patches, queries, values).
- * Queries have the softmax's scale in them. */
+/* Mirrored by AttentionCall in kernels/library.py. Maps are (patches, pixels, width), one after
+ * another; the result is (patches, queries, values). Queries have the softmax's scale in them. */
 typedef struct {
     const float *query, *key, *value;
     float *y;
     int32_t patches, queries, keys; /* pixels of a patch */
     int32_t width, values;
 } Attention;
+
+int32_t sruplift_attention_size(void) { return (int32_t)sizeof(Attention); }
 
 /* (4, k) times (k, groups * LANES), rows of that width. */
 static void product_of_four(const float *a, int a_row, const float *b, int groups, int k,
@@ -28,7 +30,7 @@ static void product_of_four(const float *a, int a_row, const float *b, int group
 static float exponentials(float *w, int count) {
     int many = groups_of(count) * LANES;
     float some[LANES], most, sum = 0;
-    for (int j = count; j < many; j++) w[j] = -1e30f;
+    for (int j = count; j < many; j++) w[j] = -__builtin_inff();
     vec high = load(w), total = {0};
     for (int j = LANES; j < many; j += LANES) high = larger(high, load(w + j));
     store(some, high);

@@ -7,23 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from sruplift.kernels.library import Kernels
-
-
-class _Attention(ctypes.Structure):
-    """``Attention`` in attention.c."""
-
-    _fields_ = (
-        ("query", ctypes.c_void_p),
-        ("key", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("patches", ctypes.c_int32),
-        ("queries", ctypes.c_int32),
-        ("keys", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("values", ctypes.c_int32),
-    )
+from sruplift.kernels.library import AttentionCall, Kernels
 
 
 def attend(kernels: Kernels, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -50,7 +34,7 @@ def attend(kernels: Kernels, query: Tensor, key: Tensor, value: Tensor) -> Tenso
     if key.shape != (*before, *sizes[2:4]) or value.shape != (*before, sizes[2], sizes[4]):
         raise ValueError("queries, keys and values of sizes that do not go together")
     places = (x.data_ptr() for x in (query, key, value, result))
-    call = _Attention(*places, *sizes)
+    call = AttentionCall(*places, *sizes)
     if kernels.library.sruplift_attend(ctypes.byref(call), torch.get_num_threads()):
         raise MemoryError("not enough memory for an attention")
     return result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
 
     Its name depends on the sources, the compiler, the flags, the user, the C library and the
     processor. It appears complete and checked or not at all, so that several processes may build it
-    at once.
+    at once; one that is damaged is made anew.
 
     Raises:
         CompilerError: there is no compiler, it fails, or the folder cannot be used.
@@ -36,20 +38,24 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
     compiler = find_compiler()
     flags = (*FLAGS, "-march=native" if platform.machine() == "x86_64" else "-mcpu=native")
     try:
-        texts = [path.read_text("utf-8") for path in sorted(sources.glob("*.[ch]"))]
+        texts = {path.name: path.read_text("utf-8") for path in sorted(sources.glob("*.[ch]"))}
         libc, user = platform.libc_ver(), os.geteuid()
         identity = (texts, compiler, _stamp(compiler[0]), flags, libc, user, processor())
         key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
         made = folder / f"kernels-{key}.so"
-        if made.exists() and _is_ours(made):
+        if _is_whole(made):
             return made
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as temporary:
+            # What the name was made from, whatever happens to the sources meanwhile.
+            for name, text in texts.items():
+                (Path(temporary) / name).write_text(text, "utf-8")
             result = Path(temporary) / made.name
-            _compile(compiler, flags, sources, result)
+            _compile(compiler, flags, Path(temporary), result)
+            _seal(result)
+            _require_loadable(compiler, result)
             check(result)
-            result.chmod(0o700)
-            result.replace(made)
+            _keep(result, made)
     except (OSError, ValueError) as error:
         raise CompilerError(f"compiled code cannot be kept in {folder}: {error}") from error
     return made
@@ -88,10 +94,34 @@ def processor() -> str:
     return "\n".join([platform.machine(), *lines])
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether nobody else can have written the code, in a cache that others share."""
-    status = path.stat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+def _seal(library: Path) -> None:
+    """Add the digest of what it holds; loaders do not read what follows it."""
+    library.chmod(0o700)
+    with library.open("r+b") as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())  # or what the name stands for could be lost with the power
+
+
+def _keep(result: Path, made: Path) -> None:
+    """Give it its name, and leave alone what another process has made meanwhile and may use."""
+    try:
+        os.link(result, made)
+    except OSError:  # there is one, or there are no links here
+        if not _is_whole(made):
+            result.replace(made)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is there as ``_seal`` left it, written by nobody else who shares the cache."""
+    try:
+        status, content = path.stat(), path.read_bytes()
+    except FileNotFoundError:
+        return False
+    size = hashlib.sha256().digest_size
+    ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return ours and hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -106,27 +136,37 @@ def _compile(
     """Make ``result``.
 
     Raises:
-        CompilerError: the compiler fails, or what it makes cannot be loaded.
+        CompilerError: the compiler fails, or makes nothing.
     """
     files = (str(path) for path in sorted(sources.glob("*.c")))
     command = [*compiler, *flags, *files, "-o", str(result)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise CompilerError(f"{compiler[0]} takes longer than {PATIENCE} seconds") from error
-    if done.returncode != 0 or not result.exists():
-        lines = done.stderr.strip().splitlines()
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as running:
+        try:
+            _, said = running.communicate(timeout=PATIENCE)
+        except BaseException as error:
+            # Also what it has started itself, and also for somebody who interrupts.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                patience = f"{compiler[0]} takes longer than {PATIENCE} seconds"
+                raise CompilerError(patience) from error
+            raise
+    if running.returncode != 0 or not result.exists():
+        lines = said.strip().splitlines()
         errors = [line for line in lines if "error" in line] or lines
-        problem = errors[0][:300] if errors else f"exit code {done.returncode}"
+        problem = errors[0][:300] if errors else f"exit code {running.returncode}"
         raise CompilerError(f"{compiler[0]} cannot compile the kernels: {problem}")
+
+
+def _require_loadable(compiler: tuple[str, ...], result: Path) -> None:
     try:
         # Some compilers leave it to this moment to find out that there is no OpenMP.
         ctypes.CDLL(str(result))

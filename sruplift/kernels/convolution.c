@@ -5,7 +5,7 @@
 
 #include "winograd.h"
 
-/* Mirrored by the class of the same name in kernels/convolution.py. Steps, rows and images are in
+/* Mirrored by ConvCall in kernels/library.py. Steps, rows and images are in
  * floats: from a pixel, a row or an image to the next one. */
 typedef struct {
     int32_t images;
@@ -28,7 +28,14 @@ typedef struct {
     float slope; /* of the leaky ReLU; 1 is none */
 } Conv;
 
+int32_t sruplift_conv_size(void) { return (int32_t)sizeof(Conv); }
+
 int32_t sruplift_lanes(void) { return LANES; }
+
+static inline vec leaky(vec x, vec slope) {
+    ivec is = x > 0;
+    return (vec)(((ivec)x & is) | ((ivec)(x * slope) & ~is));
+}
 
 /* What follows the sums of one group of channels, and where it goes: rows x columns pixels, of
  * which those of a row lie side by side in v and rows are v_row apart. */
@@ -60,7 +67,7 @@ typedef void Emit(const Conv *c, const vec *v, int v_row, int rows, int columns,
                                      : load(add + j * c->add_step);                               \
                 if (ADD > 1) r = (r - other) * all(share[j * c->share_step]);                     \
                 if (ADD) r += other;                                                              \
-                if (LEAKY) r = larger(r, r * slope);                                              \
+                if (LEAKY) r = leaky(r, slope);                                                   \
                 if (few) {                                                                        \
                     store(some, r);                                                               \
                     memcpy(y, some, bytes);                                                       \

@@ -8,47 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.kernels.library import Kernels
-
-
-class _Conv(ctypes.Structure):
-    """``Conv`` in convolution.c."""
-
-    _fields_ = (
-        ("images", ctypes.c_int32),
-        ("x", ctypes.c_void_p),
-        ("x_step", ctypes.c_ssize_t),
-        ("x_row", ctypes.c_ssize_t),
-        ("x_image", ctypes.c_ssize_t),
-        ("height", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("inputs", ctypes.c_int32),
-        ("enlarge", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("y_step", ctypes.c_ssize_t),
-        ("y_row", ctypes.c_ssize_t),
-        ("y_image", ctypes.c_ssize_t),
-        ("out_height", ctypes.c_int32),
-        ("out_width", ctypes.c_int32),
-        ("outputs", ctypes.c_int32),
-        ("sigmoid", ctypes.c_int32),
-        ("mul", ctypes.c_void_p),
-        ("mul_step", ctypes.c_ssize_t),
-        ("mul_row", ctypes.c_ssize_t),
-        ("mul_image", ctypes.c_ssize_t),
-        ("add", ctypes.c_void_p),
-        ("add_step", ctypes.c_ssize_t),
-        ("add_row", ctypes.c_ssize_t),
-        ("add_image", ctypes.c_ssize_t),
-        ("share", ctypes.c_void_p),
-        ("share_step", ctypes.c_ssize_t),
-        ("share_row", ctypes.c_ssize_t),
-        ("share_image", ctypes.c_ssize_t),
-        ("slope", ctypes.c_float),
-    )
+from sruplift.kernels.library import ConvCall, Kernels
 
 
 class Convolution(nn.Module):
@@ -60,7 +20,7 @@ class Convolution(nn.Module):
         kernels: from ``load_kernels``.
         weight: (O, I, k, k), k 1 or 3; if depthwise (O, 1, k, k), k 3 or 5.
         bias: (O,) or None.
-        padding: zeros around the (enlarged) map.
+        padding: zeros around the (enlarged) map; none with 1x1.
         enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
             ``mul`` of the call, then the sum with its ``add``, or a mean by its ``share``.
@@ -68,7 +28,7 @@ class Convolution(nn.Module):
         depthwise: whether output channel n is made of input channel n alone.
 
     Raises:
-        ValueError: a map enlarged for a kernel of 1x1 or a depthwise one.
+        ValueError: another kernel, or a map enlarged for 1x1 or a depthwise one.
     """
 
     packed: Tensor
@@ -89,6 +49,13 @@ class Convolution(nn.Module):
         super().__init__()
         if (weight.shape[-1] == 1 or depthwise) and enlarge != 1:
             raise ValueError("only a map that a full 3x3 kernel reads can be enlarged before")
+        sizes = ((3, 3), (5, 5)) if depthwise else ((1, 1), (3, 3))
+        if weight.shape[2:] not in sizes or (depthwise and weight.shape[1] != 1):
+            raise ValueError(f"there is no such convolution with a kernel {tuple(weight.shape)}")
+        if weight.shape[-1] == 1 and padding:
+            raise ValueError("zeros around the map of a 1x1 kernel")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError("a bias of another size than the outputs")
         self.kernels, self.depthwise = kernels, depthwise
         self.outputs, self.inputs, self.kernel = weight.shape[:3]
         self.inputs = self.outputs if depthwise else self.inputs
@@ -132,10 +99,13 @@ class Convolution(nn.Module):
             maps is not None and maps.shape != shape for maps in (*others, out)
         ):
             raise ValueError("maps of other sizes than the convolution's")
+        if self.packed.dtype != torch.float32 or _is_traced():
+            raise ValueError("our convolutions compute in float32 and cannot be traced")
         if out.stride(1) != 1 or out.dtype != torch.float32:
             raise ValueError("the result needs float32 with channels last")
         if share is not None:
-            if add is None or share.shape[1:] not in ((1, 1, 1), (1, *size)):
+            fits = share.shape[0] in (1, batch) and share.shape[1:] in ((1, 1, 1), (1, *size))
+            if add is None or not fits:
                 raise ValueError("shares of other sizes than the maps', or of nothing to add")
             share = share.float().expand(batch, 1, *size)
         convolve(
@@ -145,6 +115,11 @@ class Convolution(nn.Module):
             slope=self.slope, depthwise=self.depthwise,
         )  # fmt: skip
         return out
+
+
+def _is_traced() -> bool:
+    """Whether PyTorch notes what is called, which of our functions it cannot."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def convolve(
@@ -171,7 +146,7 @@ def convolve(
     """
     batch, inputs, height, width = x.shape
     _, outputs, out_height, out_width = out.shape
-    call = _Conv(
+    call = ConvCall(
         batch, *place(x), height, width, inputs, enlarge, padding,
         packed.data_ptr(), None if bias is None else bias.data_ptr(),
         *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add),

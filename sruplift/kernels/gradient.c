@@ -6,7 +6,7 @@
 
 #include "winograd.h"
 
-/* Mirrored by the class of the same name in kernels/gradient.py; steps in floats. */
+/* Mirrored by GradientCall in kernels/library.py; steps in floats. */
 typedef struct {
     const float *x, *y; /* the input, and the gradient of the output */
     ptrdiff_t x_step, x_row, x_image, y_step, y_row, y_image;
@@ -14,6 +14,8 @@ typedef struct {
     float *weight; /* the result, (outputs, inputs, 3, 3) in any order */
     ptrdiff_t w_output, w_input, w_row, w_step;
 } Gradient;
+
+int32_t sruplift_gradient_size(void) { return (int32_t)sizeof(Gradient); }
 
 /* Rows of G: (1, p, p * p) for each point p, divided by the distances to the other points. */
 static const double G[6][3] = {

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from sruplift.kernels.convolution import channels_last, convolve, empty_maps, pack, place
-from sruplift.kernels.library import Kernels
+from sruplift.kernels.library import GradientCall, Kernels
 
 # Fewer channels than this, on either side, are faster in PyTorch.
 FEWEST_CHANNELS = 8
-
-
-class _Gradient(ctypes.Structure):
-    """``Gradient`` in gradient.c."""
-
-    _fields_ = (
-        ("x", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("x_step", ctypes.c_ssize_t),
-        ("x_row", ctypes.c_ssize_t),
-        ("x_image", ctypes.c_ssize_t),
-        ("y_step", ctypes.c_ssize_t),
-        ("y_row", ctypes.c_ssize_t),
-        ("y_image", ctypes.c_ssize_t),
-        ("images", ctypes.c_int32),
-        ("height", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("inputs", ctypes.c_int32),
-        ("out_height", ctypes.c_int32),
-        ("out_width", ctypes.c_int32),
-        ("outputs", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("weight", ctypes.c_void_p),
-        ("w_output", ctypes.c_ssize_t),
-        ("w_input", ctypes.c_ssize_t),
-        ("w_row", ctypes.c_ssize_t),
-        ("w_step", ctypes.c_ssize_t),
-    )
 
 
 class Conv2d(NamedTuple):
@@ -71,8 +44,10 @@ class Conv2d(NamedTuple):
             and x.ndim == 4
             and x.shape[0] > 0
             and x.shape[1] == weight.shape[1]
+            and min(x.shape[2:]) > 0
             and min(x.shape[2:]) + 2 * padding >= kernel
-            and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+            and (self.bias is None or self.bias.shape == weight.shape[:1])
+            and all(_is_plain(tensor) for tensor in tensors)
             and not torch.is_autocast_enabled("cpu")
         )
 
@@ -103,7 +78,8 @@ class TrainingKernels(TorchFunctionMode):
 
     That is so of kernels of 1x1 and 3x3 in float32 on the CPU without stride, dilation and groups,
     with the same padding on all sides, up to kernel - 1, from and to at least ``FEWEST_CHANNELS``.
-    What is computed so can be differentiated, once, also when the mode has been left.
+    What is computed so can be differentiated, once, also when the mode has been left. The
+    transforms of ``torch.func`` do not see into it.
     """
 
     def __init__(self, kernels: Kernels) -> None:
@@ -123,9 +99,22 @@ class TrainingKernels(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is float32 on the CPU, with memory that holds its values."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.is_neg()
+    )
+
+
 def _one(value: str | int | Sequence[int]) -> int:
     """What all numbers of ``value`` are; -1 if they are not the same, or none."""
-    values = set() if isinstance(value, str) else {value} if isinstance(value, int) else set(value)
+    if isinstance(value, str):
+        return -1
+    values = {operator.index(value)} if isinstance(value, SupportsIndex) else set(value)
     return values.pop() if len(values) == 1 else -1
 
 
@@ -148,7 +137,8 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         kernels, padding = ctx.kernels, ctx.padding
-        gradient = channels_last(gradient)
+        # Who saves memory may have put the input back in another order.
+        x, gradient = channels_last(x), channels_last(gradient)
         of_x, of_weight, of_bias = None, None, None
         if ctx.needs_input_grad[1]:
             turned = pack(kernels, weight.flip(2, 3).transpose(0, 1))
@@ -175,7 +165,7 @@ def weight_gradient(
     (x_place, *x_steps), (y_place, *y_steps) = place(x), place(gradient)
     batch, inputs, height, width = x.shape
     _, outputs, out_height, out_width = gradient.shape
-    call = _Gradient(
+    call = GradientCall(
         x_place, y_place, *x_steps, *y_steps, batch, height, width, inputs,
         out_height, out_width, outputs, padding, result.data_ptr(), *result.stride(),
     )  # fmt: skip

@@ -66,7 +66,7 @@ static inline vec exponential(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return (vec)((ivec)p + power);
+    return p * (vec)(power + (127 << 23));
 }
 
 /* (ROWS, k) times (k, GROUPS * LANES), sums in registers. Values of ``a`` are a_row and a_step apart

@@ -1,4 +1,4 @@
-"""The compiled functions."""
+"""The compiled functions, and what they are called with."""
 
 from __future__ import annotations
 
@@ -8,14 +8,107 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from sruplift.errors import CompilerError
+
+
+class ConvCall(ctypes.Structure):
+    """``Conv`` in convolution.c."""
+
+    _fields_ = (
+        ("images", ctypes.c_int32),
+        ("x", ctypes.c_void_p),
+        ("x_step", ctypes.c_ssize_t),
+        ("x_row", ctypes.c_ssize_t),
+        ("x_image", ctypes.c_ssize_t),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+        ("enlarge", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("y_step", ctypes.c_ssize_t),
+        ("y_row", ctypes.c_ssize_t),
+        ("y_image", ctypes.c_ssize_t),
+        ("out_height", ctypes.c_int32),
+        ("out_width", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("sigmoid", ctypes.c_int32),
+        ("mul", ctypes.c_void_p),
+        ("mul_step", ctypes.c_ssize_t),
+        ("mul_row", ctypes.c_ssize_t),
+        ("mul_image", ctypes.c_ssize_t),
+        ("add", ctypes.c_void_p),
+        ("add_step", ctypes.c_ssize_t),
+        ("add_row", ctypes.c_ssize_t),
+        ("add_image", ctypes.c_ssize_t),
+        ("share", ctypes.c_void_p),
+        ("share_step", ctypes.c_ssize_t),
+        ("share_row", ctypes.c_ssize_t),
+        ("share_image", ctypes.c_ssize_t),
+        ("slope", ctypes.c_float),
+    )
+
+
+class GradientCall(ctypes.Structure):
+    """``Gradient`` in gradient.c."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("x_step", ctypes.c_ssize_t),
+        ("x_row", ctypes.c_ssize_t),
+        ("x_image", ctypes.c_ssize_t),
+        ("y_step", ctypes.c_ssize_t),
+        ("y_row", ctypes.c_ssize_t),
+        ("y_image", ctypes.c_ssize_t),
+        ("images", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+        ("out_height", ctypes.c_int32),
+        ("out_width", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("weight", ctypes.c_void_p),
+        ("w_output", ctypes.c_ssize_t),
+        ("w_input", ctypes.c_ssize_t),
+        ("w_row", ctypes.c_ssize_t),
+        ("w_step", ctypes.c_ssize_t),
+    )
+
+
+class AttentionCall(ctypes.Structure):
+    """``Attention`` in attention.c."""
+
+    _fields_ = (
+        ("query", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("patches", ctypes.c_int32),
+        ("queries", ctypes.c_int32),
+        ("keys", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("values", ctypes.c_int32),
+    )
+
+
+# By the name of the function that tells how large the library takes one to be.
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "sruplift_conv_size": ConvCall,
+    "sruplift_gradient_size": GradientCall,
+    "sruplift_attention_size": AttentionCall,
+}
+
 
 @dataclass(frozen=True)
 class Kernels:
     """The library in ``path``. A copy, or what is pickled, is the same one.
 
     Raises (when a function of it is first needed):
-        OSError: it cannot be loaded.
-        AttributeError: it is another library.
+        CompilerError: it cannot be loaded, or is another version's.
     """
 
     path: Path
@@ -23,7 +116,14 @@ class Kernels:
     @functools.cached_property
     def library(self) -> ctypes.CDLL:
         """Where the functions are."""
-        return ctypes.CDLL(str(self.path))
+        try:
+            library = ctypes.CDLL(str(self.path))
+            fits = all(library[name]() == ctypes.sizeof(each) for name, each in STRUCTURES.items())
+        except (OSError, AttributeError) as error:
+            raise CompilerError(f"compiled kernels cannot be loaded: {error}") from error
+        if not fits:
+            raise CompilerError(f"the compiled kernels are of another version: {self.path}")
+        return library
 
     @functools.cached_property
     def lanes(self) -> int:

@@ -30,12 +30,7 @@ def load_kernels(folder: Path) -> Kernels:
         CompilerError: there is no C compiler, it fails, or what it makes computes something else.
     """
     kernels = Kernels(build(SOURCES, folder, compare))
-    try:
-        _ = kernels.lanes
-    except (OSError, AttributeError):
-        # Damaged, or of another system; what has just been compiled was loaded already.
-        kernels.path.unlink(missing_ok=True)
-        kernels = Kernels(build(SOURCES, folder, compare))
+    _ = kernels.lanes
     return kernels
 
 

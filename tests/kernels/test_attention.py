@@ -47,6 +47,12 @@ def test_equal_scores_far_below_zero_give_the_mean(kernels: Kernels) -> None:
     torch.testing.assert_close(attend(kernels, query, key, value), torch.full((1, 4, 1), 3.0))
 
 
+def test_scores_of_any_size_outweigh_keys_that_are_not_there(kernels: Kernels) -> None:
+    query, key = torch.full((1, 4, 1), -2e30), torch.ones(1, 3, 1)
+    value = torch.tensor([[[1.0], [2.0], [6.0]]])
+    torch.testing.assert_close(attend(kernels, query, key, value), torch.full((1, 4, 1), 3.0))
+
+
 def test_no_number_stays_none(kernels: Kernels) -> None:
     query = maps(1, 4, 8)
     query[0, 2, 3] = float("nan")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,12 @@ from sruplift.engine import Engine
 from sruplift.errors import CompilerError
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
-from sruplift.kernels import attend, load_kernels, loading
+from sruplift.kernels import Kernels, attend, load_kernels, loading
 from sruplift.kernels import compiler as compiling
 from sruplift.kernels.compiler import find_compiler
 from sruplift.kernels.convolution import channels_last
 from sruplift.kernels.gradient import weight_gradient
+from sruplift.kernels.library import STRUCTURES
 from sruplift.weights import load_model
 
 
@@ -141,6 +144,21 @@ def test_a_compiler_that_never_ends_is_a_sentence(
     monkeypatch.setenv("CC", stand_in(tmp_path, "import time; time.sleep(60)"))
     with pytest.raises(CompilerError, match=r"takes longer than 0\.2 seconds"):
         build(source, tmp_path / "cache")
+    # Nor does what it has started go on.
+    monkeypatch.setattr(compiling, "PATIENCE", 2)
+    script = "import os, time; os.fork(); open(f'{os.getpid()}.pid', 'w'); time.sleep(60)"
+    monkeypatch.setenv("CC", stand_in(tmp_path, script))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompilerError, match="takes longer"):
+        build(source, tmp_path / "cache")
+    pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert len(pids) == 2
+    for _ in range(100):
+        running = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if not running:
+            break
+        time.sleep(0.05)
+    assert not running
 
 
 def test_a_compiler_with_an_open_quotation_is_a_sentence(
@@ -165,10 +183,12 @@ def test_code_that_others_may_have_written_is_not_loaded(source: Path, tmp_path:
 def test_a_folder_that_cannot_be_entered_is_a_sentence(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exists(path: Path) -> bool:
+    build(source, tmp_path)
+
+    def read_bytes(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     with pytest.raises(CompilerError, match="cannot be kept"):
         build(source, tmp_path)
 
@@ -246,9 +266,77 @@ def test_registers_of_every_width(
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    replace(build(loading.SOURCES, tmp_path), b"nothing that can be loaded")
+@pytest.mark.parametrize("damage", ["empty", "text", "short", "zeros", "one bit"])
+def test_a_damaged_library_is_compiled_again(tmp_path: Path, damage: str) -> None:
+    made = build(loading.SOURCES, tmp_path)
+    whole = made.read_bytes()
+    middle = len(whole) // 2
+    contents = {
+        "empty": b"",
+        "text": b"nothing that can be loaded",
+        "short": whole[:middle],
+        "zeros": whole[:middle] + bytes(len(whole) - middle),
+        "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+    }
+    replace(made, contents[damage])
+    made.chmod(0o700)
     assert load_kernels(tmp_path).lanes in (4, 8, 16)
+    assert len(made.read_bytes()) == len(whole)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_another_process_made_meanwhile_stays(source: Path, tmp_path: Path) -> None:
+    """It may be running it."""
+    folder, inodes = tmp_path / "cache", []
+
+    def meanwhile(_: Path) -> None:
+        inodes.append(build(source, folder).stat().st_ino)
+
+    made = compiling.build(source, folder, meanwhile)
+    assert [made.stat().st_ino] == inodes
+    assert list(folder.iterdir()) == [made]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_where_there_are_no_links(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    made = build(source, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == [made]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_sources_that_change_meanwhile_are_not_compiled_under_the_old_name(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_, old = compiling._compile, build(source, tmp_path / "old")
+
+    def late(compiler: tuple[str, ...], flags: tuple[str, ...], *places: Path) -> None:
+        (source / "code.h").write_text("#define ANSWER 43\n")
+        compile_(compiler, flags, *places)
+
+    monkeypatch.setattr(compiling, "_compile", late)
+    made = build(source, tmp_path / "new")
+    assert made.name == old.name
+    assert ctypes.CDLL(str(made)).answer() == 42
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("made_of", "said"), [("answer", "undefined symbol"), ("sizes", "another version")]
+)
+def test_the_library_of_another_version_is_not_called(
+    tmp_path: Path, made_of: str, said: str
+) -> None:
+    """Networks that were pickled know its path alone."""
+    sizes = "".join(f"int {name}(void) {{ return 8; }}\n" for name in STRUCTURES)
+    (tmp_path / "code.c").write_text(sizes if made_of == "sizes" else "int answer = 42;\n")
+    with pytest.raises(CompilerError, match=said):
+        _ = Kernels(build(tmp_path, tmp_path / "cache")).lanes
 
 
 @pytest.mark.usefixtures("compiler")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,8 @@ def test_a_mean_by_shares(
         made(x, share=share)
     with pytest.raises(ValueError, match="of other sizes"):
         made(x, add=other, share=torch.rand(2, 1, 6, 8))
+    with pytest.raises(ValueError, match="of other sizes"):
+        made(x, add=other, share=torch.rand(3, 1, 6, 9))
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -265,6 +268,54 @@ def test_which_convolutions_suit() -> None:
         nn.ConvTranspose2d(20, 20, 3),
     ]
     assert not any(suits(other) for other in others)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFC00000])
+def test_no_bits_of_what_is_no_number_make_one(kernels: Kernels, bits: int) -> None:
+    value = torch.tensor([bits - 2**32 if bits >= 2**31 else bits], dtype=torch.int32)
+    x = value.view(torch.float32).expand(1, 8, 1, 1)
+    weight = torch.eye(8)[:, :, None, None].contiguous()
+    assert Convolution(kernels, weight, sigmoid=True)(x).isnan().all()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 2.0])
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), -3.0, 3.0])
+def test_a_leaky_relu_is_pytorchs_for_every_number(
+    kernels: Kernels, slope: float, value: float
+) -> None:
+    weight, bias = torch.ones(8, 1, 1, 1), torch.zeros(8)
+    x = torch.full((1, 1, 1, 1), value)
+    result = Convolution(kernels, weight, bias, slope=slope)(x)
+    expected = F.leaky_relu(x.expand(1, 8, 1, 1), slope)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "said"),
+    [
+        ((8, 8, 5, 5), {}, "no such convolution"),
+        ((8, 8, 1, 3), {}, "no such convolution"),
+        ((8, 1, 1, 1), {"depthwise": True}, "no such convolution"),
+        ((8, 1, 7, 7), {"depthwise": True}, "no such convolution"),
+        ((8, 2, 3, 3), {"depthwise": True}, "no such convolution"),
+        ((8, 8, 1, 1), {"padding": 1}, "zeros around"),
+        ((8, 8, 3, 3), {"bias": torch.zeros(3)}, "a bias of another size"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(
+    kernels: Kernels, shape: tuple[int, ...], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Convolution(kernels, torch.zeros(shape), **given)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_it_is_neither_converted_nor_traced(kernels: Kernels) -> None:
+    made, x = Convolution(kernels, torch.zeros(8, 8, 3, 3), padding=1), torch.zeros(1, 8, 5, 5)
+    with pytest.raises(ValueError, match="cannot be traced"):
+        torch.jit.trace(made, x)
+    with pytest.raises(ValueError, match="compute in float32"):
+        made.half()(x)
 
 
 def test_maps_of_other_sizes_are_refused(kernels: Kernels) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from sruplift.kernels import Kernels, TrainingKernels
 from sruplift.kernels.gradient import Conv2d, weight_gradient
@@ -151,6 +154,35 @@ def test_it_is_differentiated_once(kernels: Kernels) -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("how", ["checkpoint", "copies in another order"])
+def test_what_is_saved_may_come_back_in_another_order(kernels: Kernels, how: str) -> None:
+    """Those who save memory compute it again, or keep it elsewhere."""
+    weight, _ = some(20, 24, 3)
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 20, 9, 9).requires_grad_(), weight.requires_grad_()]
+    with TrainingKernels(kernels):
+        if how == "checkpoint":
+            y = checkpoint(lambda x, w: F.conv2d(x, w, padding=1), *leaves, use_reentrant=False)
+        else:
+            with saved_tensors_hooks(lambda t: t.contiguous(), lambda t: t):
+                y = F.conv2d(last(leaves[0]), leaves[1], padding=1)
+    weights = torch.linspace(-9, 9, y.numel()).reshape(y.shape).sin()
+    ours = torch.autograd.grad((y * weights).sum(), leaves)
+    plain = F.conv2d(*leaves, padding=1)
+    for value, exact in zip(
+        ours, torch.autograd.grad((plain * weights).sum(), leaves), strict=True
+    ):
+        assert float((value - exact).abs().max()) <= CLOSE * float(exact.abs().max())
+
+
+class Fancy(Tensor):
+    """One that may mean something else by a convolution."""
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> Fancy:
+        return values.as_subclass(cls)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -175,13 +207,20 @@ def test_it_is_differentiated_once(kernels: Kernels) -> None:
         },
         {"input": torch.zeros(2, 20, 9, 9, dtype=torch.float64)},
         {"bias": torch.zeros(24, dtype=torch.bfloat16)},
+        {"bias": torch.zeros(3)},
+        {"bias": torch.zeros(1), "weight": torch.zeros(24, 20, 1, 1)},
+        {"input": torch.zeros(2, 20, 0, 9), "padding": 2},
+        {"input": torch.zeros(2, 20, 9, 9).to_mkldnn()},
+        {"input": torch.zeros(2, 20, 9, 9, dtype=torch.complex64).conj().imag},
+        {"weight": Fancy(torch.zeros(24, 20, 3, 3))},
     ],
 )
 def test_other_calls_are_pytorchs(kernels: Kernels, change: dict[str, Any]) -> None:
     """What it computes, and what it refuses."""
     call = {"input": torch.zeros(2, 20, 9, 9), "weight": torch.zeros(24, 20, 3, 3), "padding": 0}
     assert Conv2d(**call).suits
-    assert Conv2d(**{**call, "padding": "valid"}).suits
+    for padding in ("valid", np.int64(1), (1, np.int64(1))):
+        assert Conv2d(**{**call, "padding": padding}).suits
     other = {**call, **change}
     assert not Conv2d(**other).suits
     expected = outcome(other)
@@ -192,7 +231,7 @@ def test_other_calls_are_pytorchs(kernels: Kernels, change: dict[str, Any]) -> N
 def outcome(call: dict[str, Any]) -> Any:
     try:
         return F.conv2d(**call).shape
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         return type(error)
 
 
