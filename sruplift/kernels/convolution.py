@@ -84,9 +84,11 @@ class Convolution(nn.Module):
         overlaps none of them; its channels are last, as a slice of channels' are.
 
         Raises:
-            ValueError: maps of other sizes, or ``share`` without ``add``.
+            ValueError: maps of other sizes, ``share`` without ``add``, or it is traced.
             MemoryError: there is not enough of it.
         """
+        if self.packed.dtype != torch.float32 or _is_traced():
+            raise ValueError("our convolutions compute in float32 and cannot be traced")
         x = channels_last(x)
         others = [None if maps is None else channels_last(maps) for maps in (mul, add)]
         batch, _, height, width = x.shape
@@ -99,8 +101,6 @@ class Convolution(nn.Module):
             maps is not None and maps.shape != shape for maps in (*others, out)
         ):
             raise ValueError("maps of other sizes than the convolution's")
-        if self.packed.dtype != torch.float32 or _is_traced():
-            raise ValueError("our convolutions compute in float32 and cannot be traced")
         if out.stride(1) != 1 or out.dtype != torch.float32:
             raise ValueError("the result needs float32 with channels last")
         if share is not None:
