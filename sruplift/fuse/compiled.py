@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sruplift.fuse.a2n import FusedAttentionInAttention
@@ -109,7 +110,7 @@ class CompiledAttentionInAttention(nn.Module):
         self.look = convolution_of(kernels, branch.look, slope=SLOPE)
         self.gate = convolution_of(kernels, branch.gate, sigmoid=1)
         self.features = convolution_of(kernels, branch.features)
-        self.project = convolution_of(kernels, branch.project, slope=SLOPE)
+        self.project = convolution_of(kernels, branch.project)
         reduce, self.weights = fused.weights.reduce, fused.weights
         assert isinstance(reduce, nn.Conv2d)
         self.weights.reduce = convolution_of(kernels, reduce)
@@ -118,10 +119,9 @@ class CompiledAttentionInAttention(nn.Module):
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
         z = self.first(x)
-        features = self.features(z, mul=self.gate(self.look(z)))
-        share = self.weights(z, window)
-        mixed = self.project(features, add=self.non_attention(z), share=share)
-        return self.last(mixed, add=x)
+        attended = self.project(self.features(z, mul=self.gate(self.look(z))))
+        mixed = torch.lerp(self.non_attention(z), attended, self.weights(z, window))
+        return self.last(F.leaky_relu_(mixed, SLOPE), add=x)
 
 
 class CompiledBlock(nn.Module):

@@ -23,8 +23,6 @@ typedef struct {
     ptrdiff_t mul_step, mul_row, mul_image;
     const float *add;
     ptrdiff_t add_step, add_row, add_image;
-    const float *share; /* of the sums in the mean of them and add, one for each pixel */
-    ptrdiff_t share_step, share_row, share_image;
     float slope; /* of the leaky ReLU; 1 is none */
 } Conv;
 
@@ -52,21 +50,17 @@ typedef void Emit(const Conv *c, const vec *v, int v_row, int rows, int columns,
         if (BIAS) bias = few ? load(memcpy(some, c->bias, bytes)) : load(c->bias + channel);      \
         for (int i = 0; i < rows; i++, v += v_row) {                                              \
             float *y = c->y + (row + i) * c->y_row + column * c->y_step + channel;                \
-            const float *mul = NULL, *add = NULL, *share = NULL;                                  \
+            const float *mul = NULL, *add = NULL;                                                 \
             if (MUL) mul = c->mul + (row + i) * c->mul_row + column * c->mul_step + channel;      \
             if (ADD) add = c->add + (row + i) * c->add_row + column * c->add_step + channel;      \
-            if (ADD > 1) share = c->share + (row + i) * c->share_row + column * c->share_step;    \
             for (int j = 0; j < columns; j++, y += c->y_step) {                                   \
                 vec r = v[j] + bias;                                                              \
                 if (SIGMOID > 1) r = larger((vec){0}, r);                                         \
                 if (SIGMOID) r = 1.0f / (1.0f + exponential(-r));                                 \
                 if (MUL) r *= few ? load(memcpy(some, mul + j * c->mul_step, bytes))              \
                                   : load(mul + j * c->mul_step);                                  \
-                vec other = {0};                                                                  \
-                if (ADD) other = few ? load(memcpy(some, add + j * c->add_step, bytes))           \
-                                     : load(add + j * c->add_step);                               \
-                if (ADD > 1) r = (r - other) * all(share[j * c->share_step]);                     \
-                if (ADD) r += other;                                                              \
+                if (ADD) r += few ? load(memcpy(some, add + j * c->add_step, bytes))              \
+                                  : load(add + j * c->add_step);                                  \
                 if (LEAKY) r = leaky(r, slope);                                                   \
                 if (few) {                                                                        \
                     store(some, r);                                                               \
@@ -77,14 +71,12 @@ typedef void Emit(const Conv *c, const vec *v, int v_row, int rows, int columns,
             }                                                                                     \
         }                                                                                         \
     }
-EMIT(emit_any, c->bias != NULL, c->sigmoid, c->mul != NULL, (c->share ? 2 : c->add != NULL),
-     c->slope != 1.0f)
+EMIT(emit_any, c->bias != NULL, c->sigmoid, c->mul != NULL, c->add != NULL, c->slope != 1.0f)
 /* Those that the networks ask for most. */
 EMIT(emit_plain, 0, 0, 0, 0, 0)
 EMIT(emit_leaky, 0, 0, 0, 0, 1)
 EMIT(emit_mul, 0, 0, 1, 0, 0)
 EMIT(emit_add, 0, 0, 0, 1, 0)
-EMIT(emit_mixed_leaky, 0, 0, 0, 2, 1)
 EMIT(emit_bias, 1, 0, 0, 0, 0)
 EMIT(emit_bias_leaky, 1, 0, 0, 0, 1)
 EMIT(emit_gate, 1, 1, 0, 0, 0)
@@ -94,13 +86,12 @@ EMIT(emit_gated_add, 1, 1, 1, 1, 0)
 
 static Emit *emit_of(const Conv *c) {
     int is = (c->bias ? 1 : 0) | (c->sigmoid == 1 ? 2 : c->sigmoid ? 32 : 0) |
-             (c->mul ? 4 : 0) | (c->share ? 64 : c->add ? 8 : 0) | (c->slope != 1.0f ? 16 : 0);
+             (c->mul ? 4 : 0) | (c->add ? 8 : 0) | (c->slope != 1.0f ? 16 : 0);
     switch (is) {
     case 0: return emit_plain;
     case 16: return emit_leaky;
     case 4: return emit_mul;
     case 8: return emit_add;
-    case 64 | 16: return emit_mixed_leaky;
     case 1: return emit_bias;
     case 1 | 16: return emit_bias_leaky;
     case 1 | 2: return emit_gate;
@@ -275,7 +266,6 @@ static Conv image_of(const Conv *batch, int image) {
     c.y += image * c.y_image;
     if (c.mul) c.mul += image * c.mul_image;
     if (c.add) c.add += image * c.add_image;
-    if (c.share) c.share += image * c.share_image;
     return c;
 }
 

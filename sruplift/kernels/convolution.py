@@ -23,7 +23,7 @@ class Convolution(nn.Module):
         padding: zeros around the (enlarged) map; none with 1x1.
         enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
-            ``mul`` of the call, then the sum with its ``add``, or a mean by its ``share``.
+            ``mul`` of the call, then the sum with its ``add``.
         slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
         depthwise: whether output channel n is made of input channel n alone.
 
@@ -73,18 +73,15 @@ class Convolution(nn.Module):
         *,
         mul: Tensor | None = None,
         add: Tensor | None = None,
-        share: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """The result for ``x`` (B, I, H, W); other than float32 on the CPU is converted.
 
-        ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``share`` is (B, 1, H', W'), or
-        one number for all pixels (B, 1, 1, 1), with B or 1 images: with it the result is ``share``
-        of what has been computed and 1 - ``share`` of ``add``. ``out``, if given, takes it, and
-        overlaps none of them; its channels are last, as a slice of channels' are.
+        ``mul`` and ``add`` have the result's shape (B, O, H', W'). ``out``, if given, takes it,
+        and overlaps none of them; its channels are last, as a slice of channels' are.
 
         Raises:
-            ValueError: maps of other sizes, ``share`` without ``add``, or it is traced.
+            ValueError: maps of other sizes, or it is traced.
             MemoryError: there is not enough of it.
         """
         if self.packed.dtype != torch.float32 or _is_traced():
@@ -103,16 +100,11 @@ class Convolution(nn.Module):
             raise ValueError("maps of other sizes than the convolution's")
         if out.stride(1) != 1 or out.dtype != torch.float32:
             raise ValueError("the result needs float32 with channels last")
-        if share is not None:
-            fits = share.shape[0] in (1, batch) and share.shape[1:] in ((1, 1, 1), (1, *size))
-            if add is None or not fits:
-                raise ValueError("shares of other sizes than the maps', or of nothing to add")
-            share = share.float().expand(batch, 1, *size)
         convolve(
             self.kernels, x, self.packed, out,
             kernel=self.kernel, bias=self.bias, padding=self.padding, enlarge=self.enlarge,
-            sigmoid=self.sigmoid, mul=others[0], add=others[1], share=share,
-            slope=self.slope, depthwise=self.depthwise,
+            sigmoid=self.sigmoid, mul=others[0], add=others[1], slope=self.slope,
+            depthwise=self.depthwise,
         )  # fmt: skip
         return out
 
@@ -135,7 +127,6 @@ def convolve(
     sigmoid: int = 0,
     mul: Tensor | None = None,
     add: Tensor | None = None,
-    share: Tensor | None = None,
     slope: float = 1.0,
     depthwise: bool = False,
 ) -> None:
@@ -149,8 +140,7 @@ def convolve(
     call = ConvCall(
         batch, *place(x), height, width, inputs, enlarge, padding,
         packed.data_ptr(), None if bias is None else bias.data_ptr(),
-        *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add),
-        *place(share), slope,
+        *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add), slope,
     )  # fmt: skip
     threads = torch.get_num_threads()
     if depthwise:

@@ -43,10 +43,6 @@ class ConvCall(ctypes.Structure):
         ("add_step", ctypes.c_ssize_t),
         ("add_row", ctypes.c_ssize_t),
         ("add_image", ctypes.c_ssize_t),
-        ("share", ctypes.c_void_p),
-        ("share_step", ctypes.c_ssize_t),
-        ("share_row", ctypes.c_ssize_t),
-        ("share_image", ctypes.c_ssize_t),
         ("slope", ctypes.c_float),
     )
 

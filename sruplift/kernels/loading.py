@@ -62,18 +62,16 @@ def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         wide = F.interpolate(x, scale_factor=enlarge, mode="nearest")
         plain = F.conv2d(wide, weight, bias, padding=size // 2)
         mul, add = some(*plain.shape), some(*plain.shape)
-        share = some(1, 1, *plain.shape[2:]).sigmoid()
-        for sigmoid, slope, by, plus, of in (
-            (0, 1.0, None, None, None),
-            (0, 0.2, None, None, None),
-            (1, 1.0, None, None, None),
-            (1, 0.2, mul, None, None),
-            (2, 1.0, None, None, None),
-            (2, 1.0, mul, None, None),
-            (0, 1.0, mul, None, None),
-            (0, 1.0, None, add, None),
-            (0, 0.2, None, add, share),
-            (1, 0.0, mul, add, None),
+        for sigmoid, slope, by, plus in (
+            (0, 1.0, None, None),
+            (0, 0.2, None, None),
+            (1, 1.0, None, None),
+            (1, 0.2, mul, None),
+            (2, 1.0, None, None),
+            (2, 1.0, mul, None),
+            (0, 1.0, mul, None),
+            (0, 1.0, None, add),
+            (1, 0.0, mul, add),
         ):
             made = Convolution(
                 kernels,
@@ -86,9 +84,8 @@ def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             )
             expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
             expected = expected if by is None else expected * by
-            if plus is not None:
-                expected = plus + (expected - plus) * of if of is not None else expected + plus
-            yield made(x, mul=by, add=plus, share=of), F.leaky_relu(expected, slope)
+            expected = expected if plus is None else expected + plus
+            yield made(x, mul=by, add=plus), F.leaky_relu(expected, slope)
 
 
 def _depthwise(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:

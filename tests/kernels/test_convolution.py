@@ -109,42 +109,6 @@ def test_what_follows(
     torch.testing.assert_close(made(x, mul=mul, add=add).double(), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("outputs", [3, 20])
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("multiplied", [False, True])
-@pytest.mark.parametrize("slope", [1.0, 0.2])
-@pytest.mark.parametrize("shares", [(2, 1, 6, 9), (2, 1, 1, 1), (1, 1, 1, 1)])
-def test_a_mean_by_shares(
-    kernels: Kernels,
-    outputs: int,
-    size: int,
-    *,
-    multiplied: bool,
-    slope: float,
-    shares: tuple[int, ...],
-) -> None:
-    weight, bias = random_conv(20, outputs, size)
-    x, other, by = (last(torch.randn(2, channels, 6, 9)) for channels in (20, outputs, outputs))
-    mul, share = by if multiplied else None, torch.rand(shares)
-    made = Convolution(kernels, weight, bias, padding=size // 2, slope=slope)
-    expected = expected_of(x, weight, bias, size // 2)
-    if mul is not None:
-        expected = expected * mul
-    expected = F.leaky_relu(share * expected + (1 - share) * other, slope)
-    result = made(x, mul=mul, add=other, share=share)
-    torch.testing.assert_close(result.double(), expected, **CLOSE)
-    # Shares of a part of a larger map, whose rows are further apart.
-    part = torch.zeros(2, 1, 8, 20)[:, :, 1:7, 3:12].copy_(share)
-    again = made(x, mul=mul, add=other, share=part)
-    assert (again == result).all()
-    with pytest.raises(ValueError, match="nothing to add"):
-        made(x, share=share)
-    with pytest.raises(ValueError, match="of other sizes"):
-        made(x, add=other, share=torch.rand(2, 1, 6, 8))
-    with pytest.raises(ValueError, match="of other sizes"):
-        made(x, add=other, share=torch.rand(3, 1, 6, 9))
-
-
 @pytest.mark.parametrize("size", [1, 3])
 def test_slices_of_channels_are_read_and_written_in_place(kernels: Kernels, size: int) -> None:
     weight, bias = random_conv(20, 20, size)
