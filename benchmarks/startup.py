@@ -4,7 +4,7 @@ Times processes by turns: an empty Python, `sruplift --help`, `import torch`, `s
 64x64 pixels. Prints medians, and what the upscale takes beyond `import torch` in the same round.
 Bytecode is kept, as after `pip install`, also where the environment says otherwise.
 
-    python benchmarks/startup.py [--rounds 9]
+    python benchmarks/startup.py [--model pan] [--rounds 9]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def seconds(command: list[str], bytecode: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="pan")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,11 +42,12 @@ def main() -> None:
         with Image.open(PHOTO) as photo:
             photo.crop((0, 0, 64, 64)).save(source)
         ours = [sys.executable, "-m", "sruplift"]
+        upscale = [*ours, "upscale", str(source), "--overwrite", "--device", "cpu"]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "sruplift --help": [*ours, "--help"],
             "import torch": [sys.executable, "-c", "import torch"],
-            "upscale 64x64": [*ours, "upscale", str(source), "--overwrite", "--device", "cpu"],
+            "upscale 64x64": [*upscale, "--model", options.model],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(-1, options.rounds):

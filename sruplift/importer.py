@@ -183,14 +183,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     )
 
 
-def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
+def recognise(tensors: Mapping[str, Tensor], source: str, likely: str | None = None) -> Recognised:
     """The network that ``tensors`` belong to. ``source`` names them in messages.
+
+    ``likely``: the model that they are compared with first, which saves time if it is theirs.
 
     Raises:
         WeightsError: no network has exactly these names and shapes; says how the closest differs.
     """
     best: tuple[float, str] = (-1.0, "")
-    for model, origin, renamed in _readings(tensors):
+    for model, origin, renamed in _readings(tensors, likely):
         shapes = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
         scales = tuple(s for s in MODELS[model].scales if expected_shapes(model, s) == shapes)
         if scales:
@@ -219,15 +221,21 @@ def difference(expected: Shapes, found: Shapes) -> str:
 
 @cache
 def expected_shapes(model: str, scale: int) -> Shapes:
-    """Every tensor's name and shape of our network, without allocating it."""
-    with torch.device("meta"):
+    """Every tensor's name and shape of our network.
+
+    Of one that is made for it: on the device "meta" some operations first import half a second's
+    worth of modules.
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         state_dict = create_model(model, scale).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
-def _readings(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+def _readings(
+    tensors: Mapping[str, Tensor], likely: str | None
+) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     """The tensors as each model would have them: in our names, then in each known layout."""
-    for model in MODELS:
+    for model in sorted(MODELS, key=lambda name: name != likely):
         yield model, "sruplift", dict(tensors)
     for layout in LAYOUTS:
         # Names that the layout lacks are kept: they show up as unexpected.

@@ -91,7 +91,7 @@ def identify(path: Path, model: str | None = None, scale: int | None = None) -> 
         WeightsError: the file is damaged, fits no network, or is not of ``model`` and ``scale``.
     """
     tensors, metadata = read_tensors(path)
-    found = recognise(tensors, str(path))
+    found = recognise(tensors, str(path), model or metadata.get("model"))
     scales = _stated_scales(found, metadata, path)
     holds = f"{found.model} {' or '.join(f'x{each}' for each in scales)}"
     if (model or found.model) != found.model or (scale or scales[0]) not in scales:

@@ -40,6 +40,20 @@ def test_help_and_names_load_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_loading_any_network_loads_no_more_than_torch() -> None:
+    """PyTorch has parts that take seconds to import, such as its shape functions."""
+    code = (
+        "import sys\n"
+        "from sruplift.manifest import read_manifest\n"
+        "from sruplift.weights import load_model\n"
+        "for entry in read_manifest().weights: load_model(entry.model, entry.scale)\n"
+        "heavy = {'sympy', 'pydantic', 'accelerate', 'torch._dynamo', 'torch._inductor'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_lazy_names_exist() -> None:
     import sruplift
 

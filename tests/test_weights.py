@@ -11,8 +11,9 @@ import safetensors
 import safetensors.torch
 import torch
 from released import make_release
-from torch import Tensor
+from torch import Tensor, nn
 
+from sruplift import importer
 from sruplift.errors import SrupliftError, UsageError, WeightsError
 from sruplift.importer import LAYOUTS
 from sruplift.manifest import sha256_of
@@ -183,6 +184,26 @@ def test_a_loaded_model_is_ready_to_run(tmp_path: Path) -> None:
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(model.get_parameter("last.bias"), state(4)["last.bias"].half().float())
+
+
+def test_weights_are_compared_with_what_they_should_be_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def note(model: str, scale: int) -> nn.Module:
+        made.append(model)
+        return create_model(model, scale)
+
+    path = tmp_path / "weights.safetensors"
+    net = create_model("hpinet-s", 3)
+    save_weights(path, net.state_dict(), model="hpinet-s", scale=3, metadata={})
+    monkeypatch.setattr(importer, "create_model", note)
+    importer.expected_shapes.cache_clear()
+    state = torch.get_rng_state()
+    assert identify(path).model == "hpinet-s"
+    assert set(made) == {"hpinet-s"}
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("held", "asked"), [(4, 2), (2, 4), (2, 3), (3, 2)])
