@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,20 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint to resume from: {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:  # PyTorch does not look at its sums
+                raise WeightsError(f"checkpoint {path} is damaged: {part}")
         values = torch.load(path, map_location=device, weights_only=True)
         version = values.pop("format")
         if version != FORMAT:
             raise WeightsError(f"checkpoint {path} has format {version}, not {FORMAT}")
         return Checkpoint(**values)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise WeightsError(f"checkpoint {path} is damaged: {error}") from error
+    except WeightsError:
+        raise
+    # A damaged pickle can fail in any way that Python can, and PyTorch's words about it mislead.
+    except Exception as error:
+        problem = getattr(error, "strerror", None) or type(error).__name__
+        raise WeightsError(f"checkpoint {path} is damaged: {problem}") from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -177,7 +177,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return _read_safetensors(path)
     # A zip archive (PyTorch 1.6 and later) or a bare pickle (before).
     if start.startswith((b"PK\x03\x04", b"\x80")):
-        return _strip_prefixes(_unwrap(_read_checkpoint(path), path)), {}
+        content = _read_checkpoint(path)
+        if _is_of_a_run(content):
+            return _averaged(content, path)
+        return _strip_prefixes(_unwrap(content, path)), {}
     raise WeightsError(
         f"{path} is neither safetensors nor a PyTorch checkpoint (it starts with {start!r})"
     )
@@ -272,6 +275,23 @@ def _read_checkpoint(path: Path) -> Any:
         raise WeightsError(
             f"{path} is not a checkpoint of plain tensors, or not whole: {_line(error)}"
         ) from error
+
+
+def _is_of_a_run(content: Any) -> bool:
+    """Whether it is what `sruplift train` goes on from."""
+    return isinstance(content, Mapping) and {"format", "config", "ema", "best_psnr"} <= set(content)
+
+
+def _averaged(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The averaged weights of a run's checkpoint, and the network that they are of."""
+    config = content["config"]
+    if not isinstance(config, Mapping) or not config.get("scale"):
+        raise WeightsError(
+            f"{path} is the checkpoint of a run of several scales: name one of its weights,"
+            " such as best_x2.safetensors"
+        )
+    stated = {"model": str(config.get("model")), "scale": str(config["scale"])}
+    return _unwrap(content["ema"], path), stated
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:

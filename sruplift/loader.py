@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sruplift import data
 from sruplift.config import TrainConfig
 from sruplift.datasets import read_hr
-from sruplift.errors import ConfigError
+from sruplift.errors import ConfigError, DatasetError
 from sruplift.memory import available_memory
 from sruplift.metrics import psnr
 from sruplift.resize import bicubic, modcrop
@@ -86,10 +87,17 @@ class Patches:
             batch_sampler=items(),
             num_workers=self.config.data.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_run,
         )
         for lr, hr in loader:
             pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
             yield pair[0], pair[1], counts.pop(0)
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """In a worker: what a whole group is sent is the run's to answer, which ends its workers."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
 
 
 class Validation:
@@ -110,6 +118,13 @@ class Validation:
         self.device = device
         self.count = len(chosen)
         self.images = [read_hr(f) for f in chosen[rank::processes]]
+        least = 3 * max(config.every_scale)  # something is left when a border is shaved off
+        for file, image in zip(chosen[rank::processes], self.images, strict=True):
+            if min(image.shape[1:]) < least:
+                raise DatasetError(
+                    f"{file} is too small to validate on: {image.shape[2]}x{image.shape[1]} pixels,"
+                    f" not {least}x{least}"
+                )
 
     @torch.no_grad()
     def psnr(self, network: nn.Module, scale: int) -> list[float]:

@@ -209,7 +209,7 @@ def check_clashes(jobs: Sequence[Job]) -> None:
         name = identity(job.destination)
         if name in sources:
             raise UsageError(f"{shown(job.destination)} is an input and would be overwritten")
-        alike = taken.setdefault(unicodedata.normalize("NFC", name.casefold()), [])
+        alike = taken.setdefault(_folded(name), [])
         for other in alike:
             if _are_one(Path(identity(other.destination)), Path(name)):
                 raise UsageError(
@@ -217,6 +217,24 @@ def check_clashes(jobs: Sequence[Job]) -> None:
                     f"to {shown(job.destination)}: enlarge one of them by itself, with -o"
                 )
         alike.append(job)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def check_sheet(sheet: Path, jobs: Iterable[Job | Failure]) -> None:
+    """Refuse a sheet that would take the place of an input or of a result.
+
+    Raises:
+        UsageError: names it.
+    """
+    for job in jobs:
+        if isinstance(job, Job):
+            for path, kind in ((job.source, "an input"), (job.destination, "the result")):
+                one, other = identity(path), identity(sheet)
+                if _folded(one) == _folded(other) and _are_one(Path(one), Path(other)):
+                    raise UsageError(f"--compare {shown(sheet)} is {kind} and would be overwritten")
 
 
 def _are_one(first: Path, second: Path) -> bool:

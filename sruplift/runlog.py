@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import math
 import time
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from sruplift.errors import ConfigError
+from sruplift.manifest import write_atomically
 
 
 @dataclass(frozen=True)
@@ -50,27 +54,48 @@ class RunLog:
 
     def start(self) -> None:
         """Begin an empty log."""
-        with self.path.open("w", newline="") as file:
-            names = (*COLUMNS, *(f"val_psnr_x{scale}" for scale in self.scales))
-            csv.writer(file).writerow(names)
+        names = (*COLUMNS, *(f"val_psnr_x{scale}" for scale in self.scales))
+        self._replace([names])
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether there are lines of another run, or of something else."""
+        try:
+            return len(self.path.read_bytes().splitlines()) > 1
+        except OSError:
+            return False
 
     def cut(self, iteration: int) -> None:
         """Drop the lines after ``iteration``: a resumed run writes them again."""
         if not self.path.is_file():
             self.start()
             return
-        with self.path.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        kept = [row for row in rows if int(row[0]) <= iteration]
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *kept])
+        try:
+            with self.path.open(newline="") as file:
+                header, *rows = csv.reader(file)
+            kept = [row for row in rows if int(row[0]) <= iteration]
+        except (OSError, ValueError, IndexError) as error:
+            raise ConfigError(f"{self.path} is not the log of a run: {error}") from error
+        self._replace([header, *kept])
+
+    def _replace(self, rows: Iterable[Iterable[str]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        write_atomically(self.path, text.getvalue().encode("utf-8"))
 
     def write(self, row: LogRow) -> None:
-        """Add a line."""
-        with self.path.open("a", newline="") as file:
-            values = [getattr(row, name) for name in COLUMNS]
-            values += [row.val_psnr_of.get(scale) for scale in self.scales]
-            csv.writer(file).writerow(map(_text, values))
+        """Add a line.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        values = [getattr(row, name) for name in COLUMNS]
+        values += [row.val_psnr_of.get(scale) for scale in self.scales]
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow(map(_text, values))
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}") from error
         if self._board is not None:
             for name in ("loss", "learning_rate", "iterations_per_second", "val_psnr"):
                 value = getattr(row, name)

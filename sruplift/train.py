@@ -6,6 +6,7 @@ The released weights were made by this module with the configs in ``sruplift/con
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -47,7 +48,7 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: ``finished``, ``time`` (max_minutes) or ``signal``.
+    """How a run ended: ``finished``, ``time`` (max_minutes), ``signal`` or ``interrupt``.
 
     ``weights`` is the best file, or the folder of those of several scales. Of several processes
     all get the same.
@@ -86,7 +87,7 @@ def train(
         NumericalError: the loss is not finite any more.
         LostProcessError: another process ended, or did not answer in time.
     """
-    with _stop_on_sigterm() as stop, watch(patience):
+    with _stop_on_signals() as stop, watch(patience):
         trainer = Trainer(config, out, resume=resume, patience=patience)
         return trainer.run(stop, max_minutes, on_row)
 
@@ -145,13 +146,13 @@ class Trainer:
         """This process's share of both kinds; the first one opens the log, too."""
         config, processes = self.config, self.processes
         files, validation_files = split_files(config)
-        if self.main:
-            _require_folder(self.out)
-            self.log = RunLog(self.out, config.scales)
         share = (self.device, processes.rank, processes.count)
         self.patches = Patches(config, files, *share, processes.neighbours)
         self.validation = Validation(config, validation_files, *share)
         self.fingerprint = fingerprint(files)
+        if self.main:
+            _require_folder(self.out)
+            self.log = RunLog(self.out, config.scales)
 
     def _require_same_images(self) -> None:
         """Samples are told by the number of their image: it must be the same one everywhere."""
@@ -176,12 +177,12 @@ class Trainer:
 
     def run(
         self,
-        stop: threading.Event,
+        stop: Stop,
         max_minutes: float | None,
         on_row: Callable[[LogRow], None],
     ) -> TrainResult:
         """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
-        ends = time.monotonic() + max_minutes * 60 if max_minutes else math.inf
+        ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         config, reason = self.config, "finished"
         window = Window()
         batches = self.patches.batches(self.iteration, self.samples)
@@ -189,7 +190,7 @@ class Trainer:
             # Processes must all stop at the same iteration.
             signals, late = self.processes.total(stop.is_set(), time.monotonic() > ends)
             if signals or late:
-                reason = "signal" if signals else "time"
+                reason = stop.reason if signals else "time"
                 break
             lr, hr, count = next(batches)
             rate = learning_rate(config, self.iteration)
@@ -309,6 +310,12 @@ class Trainer:
             raise ConfigError(
                 f"{self.out} holds a run already: go on with --resume, or name another --out"
             )
+        there = [name for name in self._weights_names() if (self.out / name).exists()]
+        there += ["log.csv"] if self.log.holds_something else []
+        if there:
+            raise ConfigError(
+                f"{self.out} holds {there[0]}, which this run would replace: name another --out"
+            )
         self.log.start()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -347,6 +354,10 @@ class Trainer:
             self._save()
             self._save_weights("last", {})
         self.processes.wait()
+
+    def _weights_names(self) -> list[str]:
+        parts = [f"_x{scale}" for scale in self.config.scales] or [""]
+        return [f"{name}{part}.safetensors" for name in ("best", "last") for part in parts]
 
     def _save_weights(self, name: str, values: dict[int, float]) -> None:
         """The averaged weights in float32, a file for each scale; ``values``: their PSNR."""
@@ -404,19 +415,31 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
             raise ConfigError(f"the run to resume has another {key!r}: {then[key]!r}")
 
 
+class Stop(threading.Event):
+    """Set by a signal, after which the run is saved and ends."""
+
+    reason = "signal"
+
+
 @contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in the main thread; elsewhere nobody can send it."""
-    stop = threading.Event()
+def _stop_on_signals() -> Iterator[Stop]:
+    """What SIGTERM and a first Ctrl-C set, in the main thread; elsewhere nobody can send them."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            stop.reason = "interrupt"
+            os.write(2, b"sruplift: saving; Ctrl-C again ends it without\n")
         stop.set()
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -25,6 +25,7 @@ from sruplift.datasets import read_hr
 from sruplift.errors import (
     CompilerError,
     ConfigError,
+    DatasetError,
     NumericalError,
     SrupliftError,
     WeightsError,
@@ -36,7 +37,7 @@ from sruplift.recipe import build_network, learning_rate
 from sruplift.resize import bicubic
 from sruplift.runlog import LogRow
 from sruplift.train import train
-from sruplift.weights import save_weights
+from sruplift.weights import identify, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,57 @@ def test_a_finished_run_is_not_overwritten(images: Path, tmp_path: Path) -> None
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+def test_no_time_is_no_iteration(images: Path, tmp_path: Path) -> None:
+    assert train(config(images), tmp_path, max_minutes=0).iteration == 0
+
+
+@pytest.mark.parametrize("name", ["log.csv", "best.safetensors", "last.safetensors"])
+def test_what_lies_in_the_folder_is_not_replaced(images: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine,\nand mine\n")
+    with pytest.raises(ConfigError, match=f"holds {name}, which this run would replace"):
+        train(config(images), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+    assert (tmp_path / name).read_text() == "mine,\nand mine\n"
+
+
+def test_a_picture_too_small_to_validate_on_is_told_at_once(images: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "val", [(5, 40)])
+    with pytest.raises(DatasetError, match="too small to validate on: 40x5 pixels, not 6x6"):
+        train(config(images, data__validation=tmp_path / "val"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["short", "one bit", "text", "another's"])
+def test_a_damaged_checkpoint_is_a_sentence(images: Path, tmp_path: Path, damage: str) -> None:
+    train(config(images, iterations=1), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    if damage == "another's":
+        torch.save(torch.zeros(3), path)
+    else:
+        contents = {
+            "short": whole[:middle],
+            "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            "text": b"nothing of the kind",
+        }
+        path.write_bytes(contents[damage])
+    with pytest.raises(WeightsError, match=r"checkpoint .*checkpoint\.pt is damaged"):
+        train(config(images, iterations=2), tmp_path, resume=True)
+
+
+def test_a_checkpoint_is_read_as_the_averaged_weights_of_its_network(
+    images: Path, tmp_path: Path
+) -> None:
+    train(config(images, ema_decay=0.5), tmp_path)
+    found = identify(tmp_path / "checkpoint.pt")
+    assert (found.model, found.scale) == ("pan", 2)
+    averaged = load_file(tmp_path / "last.safetensors")
+    assert all(torch.equal(found.tensors[name], averaged[name]) for name in averaged)
+    with pytest.raises(WeightsError, match="holds weights of pan x2, not pan x3"):
+        identify(tmp_path / "checkpoint.pt", "pan", 3)
+
+
 def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
     train(config(images, iterations=1), tmp_path)
     with pytest.raises(ConfigError, match="'seed'"):
@@ -381,9 +433,23 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
     raise AssertionError("waited for a minute")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_whole_group_lets_the_run_save(images: Path, tmp_path: Path) -> None:
+    """As `timeout` and schedulers send it: also to the processes that read files."""
+    command = [sys.executable, "-m", "sruplift", *arguments(images, tmp_path / "run", 10_000)]
+    command += ["--set", "data.cache=none", "--set", "data.workers=2"]
+    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        wait_for((tmp_path / "run" / "checkpoint.pt").exists, process)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 0, messages
+    assert "stopped by a signal, go on with --resume" in messages
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """SIGTERM saves and ends cleanly; SIGKILL leaves the checkpoint before. Both resume."""
+    """SIGTERM and Ctrl-C save and end cleanly; SIGKILL leaves the checkpoint before. All resume."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "sruplift"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -393,7 +459,10 @@ def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals)
         process.send_signal(how)
         _, messages = process.communicate(timeout=60)
     assert "Traceback" not in messages
-    assert process.returncode == (0 if how == signal.SIGTERM else -how)
+    expected = {signal.SIGTERM: 0, signal.SIGINT: 130}.get(how, -how)
+    assert process.returncode == expected
+    saved = {signal.SIGTERM: "stopped by a signal", signal.SIGINT: "interrupted, go on"}
+    assert saved.get(how, "") in messages
     assert not list(killed.glob(".*part"))
     resumed = subprocess.run([*command, "--resume"], env=environment, timeout=120, check=False)
     assert resumed.returncode == 0

@@ -206,6 +206,21 @@ def test_weights_are_compared_with_what_they_should_be_first(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_is_float32_and_nobodys_random_numbers_are_spent(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path = save(tmp_path / "w.safetensors", 2)
+    before, usual = torch.get_rng_state(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = load_model("pan", 2, path)
+    finally:
+        torch.set_default_dtype(usual)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(("held", "asked"), [(4, 2), (2, 4), (2, 3), (3, 2)])
 def test_weights_of_another_scale_name_both(tmp_path: Path, held: int, asked: int) -> None:
     path = save(tmp_path / "w.safetensors", held)

@@ -37,7 +37,7 @@ def command(
     ] = None,
 ) -> None:
     """Test whether one network is better than another on the same images; PSNR and SSIM on Y."""
-    check_files({"--json": json_file})
+    check_files({"--json": json_file}, [each.partition("#")[0] for each in (a, b)])
 
     from sruplift.comparison import compare, comparison_as_dict
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sruplift.cli import options
-from sruplift.cli.outputs import check_files, print_tables, write_text
+from sruplift.cli.outputs import check_files, check_is_no_input, print_tables, write_text
 from sruplift.errors import UsageError
 from sruplift.files import shown
 
@@ -71,7 +72,7 @@ def command(
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", metavar="FILE|-", help="Write the numbers, not the map, as JSON; - is stdout."
+            "--json", metavar="FILE|-", help="Also write the numbers as JSON; - is stdout."
         ),
     ] = None,
     device: options.Device = "auto",
@@ -82,7 +83,7 @@ def command(
     """
     left, top, size = _parse(window)
     models = tuple(model or ("pan",))
-    check_files({"--json": json_file})
+    check_files({"--json": json_file}, [photo])
 
     from sruplift.attribution import BlurPath, Window
     from sruplift.explain import ExplainOptions
@@ -98,7 +99,10 @@ def command(
         device=device,
     )
     sheet = output or photo.parent / f"{photo.stem}_{'_'.join(models)}_x{scale}_lam.png"
+    check_is_no_input(sheet, [photo])
     check_destination(sheet, overwrite)
+    if json_file not in (None, "-") and not overwrite and os.path.lexists(json_file):
+        raise UsageError(f"{json_file} exists (--overwrite replaces it)")
     explanation = _explain(_read(photo), chosen)
     _write_sheet(explanation, sheet, overwrite)
     print_tables([_table(explanation)], to_stderr=json_file == "-")

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sruplift.errors import UsageError
+from sruplift.files import READABLE, identity, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Options whose file may be a picture.
+PICTURES = ("--plot",)
 
-def check_files(files: Mapping[str, str | None]) -> None:
+
+def check_files(files: Mapping[str, str | None], inputs: Iterable[str | Path] = ()) -> None:
     """Say what is wrong with the paths now and not after minutes of work.
 
     ``files`` are names by the option that they were given with; "-" is stdout, None no file.
+    ``inputs`` are read, and not to be replaced.
 
     Raises:
-        UsageError: two on stdout, a folder, or no folder to write it in.
+        UsageError: two on stdout, a folder, no folder to write it in, an input, or a picture's name
+            for what is none.
     """
     on_stdout = [option for option, name in files.items() if name == "-"]
     if len(on_stdout) > 1:
@@ -30,8 +36,21 @@ def check_files(files: Mapping[str, str | None]) -> None:
         path = Path(name)
         if path.is_dir():
             raise UsageError(f"{option} {path} is a folder: name a file in it")
+        check_is_no_input(path, inputs)
+        if option not in PICTURES and path.suffix.lower() in READABLE:
+            raise UsageError(f"{option} {path} is named like a picture, which it would not be")
         if not path.parent.is_dir():
             raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+
+
+def check_is_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        UsageError: ``path`` is one of ``inputs``, by whatever name.
+    """
+    if identity(path) in {identity(Path(each)) for each in inputs}:
+        raise UsageError(f"{shown(path)} is an input and would be overwritten")
 
 
 def write_text(text: str, name: str) -> None:

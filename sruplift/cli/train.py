@@ -72,12 +72,15 @@ def command(
         f" {best}; weights: {result.weights}",
         err=True,
     )
+    if result.reason == "interrupt":
+        raise typer.Exit(130)
 
 
 _REASONS = {
     "finished": "finished",
     "time": "stopped by --max-minutes",
     "signal": "stopped by a signal, go on with --resume",
+    "interrupt": "interrupted, go on with --resume",
 }
 
 

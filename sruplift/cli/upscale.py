@@ -27,7 +27,7 @@ from sruplift.batch import (
 from sruplift.cli import options
 from sruplift.errors import UsageError
 from sruplift.files import Failure, Found, Job, Skipped, shown
-from sruplift.outputs import TEMPLATE, Naming, plan_jobs
+from sruplift.outputs import TEMPLATE, Naming, check_sheet, plan_jobs
 from sruplift.pipes import PIPE, STDIN, STDOUT, check_stdout, receive, send
 from sruplift.report import Report
 from sruplift.sizes import DEFAULT_SCALE, Target
@@ -203,6 +203,8 @@ def _plan(
     jobs = plan_batch(batch)
     if chosen["compare"] is not None and len(jobs) != 1:
         raise UsageError(f"--compare is for one image, not {len(jobs)}")
+    if chosen["compare"] is not None:
+        check_sheet(Path(chosen["compare"]), jobs)
     reported = batch.report is not None or batch.resume is not None
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):

@@ -10,7 +10,7 @@ from reports import make_report
 from typer.testing import CliRunner, Result
 
 from sruplift.cli.main import app
-from sruplift.errors import ComparisonError
+from sruplift.errors import ComparisonError, UsageError
 from sruplift.reporting import as_json
 
 
@@ -34,6 +34,23 @@ def test_table(files: tuple[str, str]) -> None:
     assert row[2:] == ["31.33", "30.17", "+1.167", "0.2500", "3/0/0", "0.2500"]
     assert "a: pan x4, sha256 abababababab…, cpu fp32" in result.stdout
     assert "image_1.png" not in result.stdout
+
+
+@pytest.mark.parametrize("part", ["", "#pan_x4"])
+def test_a_report_is_not_written_over(files: tuple[str, str], part: str) -> None:
+    before = Path(files[1]).read_text()
+    result = run(files[0], files[1] + part, "--json", files[1])
+    assert isinstance(result.exception, UsageError)
+    assert "is an input and would be overwritten" in str(result.exception)
+    assert Path(files[1]).read_text() == before
+
+
+def test_a_table_is_not_written_under_a_pictures_name(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    result = run(*files, "--json", str(tmp_path / "photo.PNG"))
+    assert isinstance(result.exception, UsageError)
+    assert "named like a picture" in str(result.exception)
 
 
 def test_it_may_be_asked_for_as_a_part_of_eval(files: tuple[str, str]) -> None:

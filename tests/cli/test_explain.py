@@ -48,6 +48,31 @@ def test_a_sheet_beside_the_photo_and_a_table(source: Path, weights: str) -> Non
         assert picture.width > 4 * 448
 
 
+@pytest.mark.parametrize("option", ["-o", "--json"])
+def test_the_photo_is_not_written_over(source: Path, weights: str, option: str) -> None:
+    before = source.read_bytes()
+    other = source.parent / "." / source.name
+    result = run(
+        source, "--window", "60,48,16", "-w", weights, *QUICK, "--overwrite", option, other
+    )
+    assert isinstance(result.exception, UsageError)
+    assert "is an input and would be overwritten" in str(result.exception)
+    assert source.read_bytes() == before
+
+
+def test_numbers_that_exist_are_replaced_with_overwrite_only(
+    source: Path, tmp_path: Path, weights: str
+) -> None:
+    numbers = tmp_path / "n.json"
+    numbers.write_text("mine")
+    arguments = (source, "--window", "60,48,16", "-w", weights, *QUICK, "--json", numbers)
+    result = run(*arguments)
+    assert isinstance(result.exception, UsageError)
+    assert numbers.read_text() == "mine"
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert json.loads(numbers.read_text())["networks"]
+
+
 def test_networks_side_by_side(source: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "s.png"
     arguments = ("--window", "60,48,16", "-m", "pan", "-m", "maffsrn", "-o", sheet)

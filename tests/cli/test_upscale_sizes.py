@@ -78,5 +78,13 @@ def test_a_sheet_is_for_one_image(
     both = (picture, picture.with_name("b.png"))
     assert upscale(monkeypatch, *both, "--compare", sheet) == 2
     assert "--compare is for one image, not 2" in capsys.readouterr().err
+    before = picture.read_bytes()
+    result = picture.with_name("result.png")
+    for taken, kind in ((picture, "an input"), (picture.parent / "." / result.name, "the result")):
+        named = (picture, "-o", result, "--compare", taken, "--overwrite")
+        assert upscale(monkeypatch, *named) == 2
+        assert f"is {kind} and would be overwritten" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+    assert not result.exists()
     assert upscale(monkeypatch, picture, "--compare", sheet) == 0
     assert sheet.exists()
