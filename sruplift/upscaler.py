@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from PIL import Image as Pillow
-from PIL import ImageColor
+from PIL import ImageColor, ImageOps
 from torch import Tensor, nn
 
 from sruplift.backends import check_backend, through
@@ -28,7 +28,7 @@ from sruplift.engine import PRECISIONS, Engine, choose_device
 from sruplift.errors import ImageError, UsageError, unknown_name
 from sruplift.image import Image, from_pillow, to_pillow
 from sruplift.manifest import read_manifest
-from sruplift.metadata import from_srgb
+from sruplift.metadata import ORIENTATION, from_srgb
 from sruplift.seams import CROP, SeamReport, verify_seams
 from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, route
 from sruplift.streams import in_flight
@@ -138,12 +138,14 @@ class Upscaler:
     A Pillow image gives a Pillow image, a NumPy array an array, a tensor a tensor on its device,
     with the dtype that was given and ``scale`` times the size:
 
-    - Pillow: L, RGB, LA, RGBA and I;16 keep their mode; palettes become RGB or RGBA, CMYK RGB.
+    - Pillow: L, RGB, LA, RGBA and I;16 keep their mode; palettes become RGB or RGBA, CMYK RGB. They
+      are turned as their EXIF orientation says; the result has none.
     - NumPy: (H, W) or (H, W, C), ``uint8``, ``uint16``, or floating point in [0, 1].
     - PyTorch: (C, H, W) or (B, C, H, W), ``uint8``, ``uint16`` or floating point in [0, 1].
 
     C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). Pictures are taken as sRGB or another
-    display space; they are not converted. It may be called from several threads.
+    display space; they are not converted. It may be called from several threads. What is copied or
+    pickled is its options, and a network that was given: weights are found again.
 
     Args:
         model: its name, or a network (B, 3, h, w) -> (B, 3, h * scale, w * scale).
@@ -163,11 +165,12 @@ class Upscaler:
         try:
             self.options = UpscaleOptions(model=name, scale=scale, **options)
         except TypeError as error:
-            valid = [field.name for field in dataclasses.fields(UpscaleOptions)]
+            valid = [field.name for field in _fields()]
             unknown = next((key for key in options if key not in valid), None)
             if unknown is None:
                 raise
             raise UsageError(unknown_name("option", unknown, valid)) from error
+        self._given = model if isinstance(model, nn.Module) else None
         self._engines: dict[int, Engine] = {}
         self._loading = threading.Lock()
         # sha256 of the weights in use, by native scale; empty for a network that was given.
@@ -182,6 +185,10 @@ class Upscaler:
         self.native = native_scales(self.options)
         if own in SCALES:
             self.engine_for(own)  # What is missing is said now.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {each.name: getattr(self.options, each.name) for each in _fields()}
+        return _made_again, (self._given, fields)
 
     @property
     def engine(self) -> Engine:
@@ -225,6 +232,8 @@ class Upscaler:
             NumericalError: the network returned NaN, infinity or black, in float32 too.
         """
         if isinstance(picture, Pillow.Image):
+            if picture.getexif().get(ORIENTATION, 1) != 1:
+                picture = ImageOps.exif_transpose(picture)
             image, notes = self.enlarge(from_pillow(picture))
             result: Any = to_pillow(image)
         elif isinstance(picture, np.ndarray):
@@ -397,3 +406,13 @@ def native_scales(options: UpscaleOptions) -> tuple[int, ...]:
     if not scales:
         find_weights(model, DEFAULT_SCALE)  # Says what is wrong.
     return scales
+
+
+def _fields() -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(UpscaleOptions)
+
+
+def _made_again(given: nn.Module | None, fields: dict[str, Any]) -> Upscaler:
+    """What was pickled."""
+    name = fields.pop("model")
+    return Upscaler(name if given is None else given, **fields)

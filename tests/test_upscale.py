@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from conftest import photo_like
 from pictures import bilinear_pan, grey_profile, photo, rgb_profile
-from PIL import ExifTags
+from PIL import ExifTags, ImageOps
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
@@ -144,6 +145,20 @@ def test_a_pillow_image_keeps_its_mode(mode: str) -> None:
 @pytest.mark.parametrize(("mode", "expected"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB")])
 def test_a_pillow_image_that_no_network_understands(mode: str, expected: str) -> None:
     assert nearest()(Pillow.fromarray(photo(5, 7)).convert(mode)).mode == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pillow_image_is_turned_as_it_is_shown(orientation: int) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Pillow.fromarray(photo(5, 7)).save(file, "PNG", exif=exif)
+    with Pillow.open(file) as picture:
+        result = nearest()(picture)
+        shown = np.asarray(ImageOps.exif_transpose(picture))
+        assert picture.getexif()[0x0112] == orientation
+    assert np.array_equal(np.asarray(result), twice(shown))
+    assert 0x0112 not in result.getexif()
 
 
 def test_a_pillow_image_keeps_profile_and_resolution() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -223,3 +226,15 @@ def test_threads_share_an_upscaler() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(service, pictures))
     assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("send", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+@pytest.mark.parametrize("given", [False, True])
+def test_it_can_be_copied_and_sent_to_other_processes(
+    send: Callable[[Upscaler], Upscaler], *, given: bool
+) -> None:
+    service = twice(alpha="net") if given else released(scale=3, tile_size=48, overlap=24)
+    other = send(service)
+    assert other.options == service.options
+    picture = photo(50, 60)
+    assert np.array_equal(other(picture), service(picture))
