@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -50,8 +50,11 @@ class Patches:
             for scale in scales
         }
 
-    def batches(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """LR and HR patches of this process on its device, and the size of the whole batch."""
+    def batches(self, iteration: int, samples: int) -> Generator[tuple[Tensor, Tensor, int]]:
+        """LR and HR patches of this process on its device, and the size of the whole batch.
+
+        Close it: workers may read files for it.
+        """
         if self.cache is None:
             yield from self._from_files(iteration, samples)
             return
@@ -87,17 +90,20 @@ class Patches:
             batch_sampler=items(),
             num_workers=self.config.data.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_run,
+            worker_init_fn=_leave_the_group,
         )
         for lr, hr in loader:
             pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
             yield pair[0], pair[1], counts.pop(0)
 
 
-def _leave_signals_to_the_run(_: int) -> None:
-    """In a worker: what a whole group is sent is the run's to answer, which ends its workers."""
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)
+def _leave_the_group(_: int) -> None:
+    """In a worker: what a terminal or `timeout` sends to the run's group is the run's to answer.
+
+    It still needs its workers then, and ends them itself.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 class Validation:

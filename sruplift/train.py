@@ -5,13 +5,14 @@ The released weights were made by this module with the configs in ``sruplift/con
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from sruplift.errors import ConfigError, NumericalError
 from sruplift.kernels import TrainingKernels
 from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
-from sruplift.processes import Processes, watch
+from sruplift.processes import Processes, is_first, watch
 from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
 from sruplift.runlog import LogRow, RunLog, Window
 from sruplift.weights import save_weights
@@ -75,6 +76,8 @@ def train(
     ``best.safetensors`` and ``last.safetensors`` hold the averaged weights (EMA) in float32, of
     several scales ``best_x2.safetensors`` and so on; ``checkpoint.pt`` all that ``resume`` needs,
     ``log.csv`` the history.
+
+    In the main thread SIGTERM and a first Ctrl-C end it early: what has been done is saved.
 
     In each of several processes that a launcher started, it is that process's part of the run. The
     first one alone reads and writes ``out`` and calls ``on_row``. All wait for each other, for
@@ -185,20 +188,20 @@ class Trainer:
         ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         config, reason = self.config, "finished"
         window = Window()
-        batches = self.patches.batches(self.iteration, self.samples)
-        while self.iteration < config.iterations:
-            # Processes must all stop at the same iteration.
-            signals, late = self.processes.total(stop.is_set(), time.monotonic() > ends)
-            if signals or late:
-                reason = stop.reason if signals else "time"
-                break
-            lr, hr, count = next(batches)
-            rate = learning_rate(config, self.iteration)
-            loss = self._step(lr, hr, rate)
-            self.iteration += 1
-            self.samples += count
-            self.seconds += window.add(loss)
-            self._bookkeeping(window, rate, on_row)
+        with closing(self.patches.batches(self.iteration, self.samples)) as batches:
+            while self.iteration < config.iterations:
+                # Processes must all stop at the same iteration.
+                signals, late = self.processes.total(stop.is_set(), time.monotonic() > ends)
+                if signals or late:
+                    reason = stop.reason if signals else "time"
+                    break
+                lr, hr, count = next(batches)
+                rate = learning_rate(config, self.iteration)
+                loss = self._step(lr, hr, rate)
+                self.iteration += 1
+                self.samples += count
+                self.seconds += window.add(loss)
+                self._bookkeeping(window, rate, on_row)
         self._finish()
         best = "best.safetensors" if self.best_iteration else "last.safetensors"
         weights = self.out if config.scales else self.out / best
@@ -310,11 +313,13 @@ class Trainer:
             raise ConfigError(
                 f"{self.out} holds a run already: go on with --resume, or name another --out"
             )
-        there = [name for name in self._weights_names() if (self.out / name).exists()]
-        there += ["log.csv"] if self.log.holds_something else []
+        kinds = itertools.product(("best", "last"), self.config.every_scale)
+        there = [file for kind in kinds if (file := self._weights_file(*kind)).exists()]
+        there += [self.log.path] if self.log.holds_something else []
         if there:
             raise ConfigError(
-                f"{self.out} holds {there[0]}, which this run would replace: name another --out"
+                f"{self.out} holds {there[0].name}, which this run would replace: name another"
+                " --out"
             )
         self.log.start()
 
@@ -355,9 +360,8 @@ class Trainer:
             self._save_weights("last", {})
         self.processes.wait()
 
-    def _weights_names(self) -> list[str]:
-        parts = [f"_x{scale}" for scale in self.config.scales] or [""]
-        return [f"{name}{part}.safetensors" for name in ("best", "last") for part in parts]
+    def _weights_file(self, name: str, scale: int) -> Path:
+        return self.out / f"{name}{f'_x{scale}' if self.config.scales else ''}.safetensors"
 
     def _save_weights(self, name: str, values: dict[int, float]) -> None:
         """The averaged weights in float32, a file for each scale; ``values``: their PSNR."""
@@ -373,10 +377,9 @@ class Trainer:
             "processes": self.processes.count,
         }
         for scale, network in by_scale(self.ema).items():
-            file = f"{name}_x{scale}.safetensors" if config.scales else f"{name}.safetensors"
             value = f"{values[scale]:.4f}" if values else ""
             save_weights(
-                self.out / file,
+                self._weights_file(name, scale),
                 network.state_dict(),
                 model=config.model,
                 scale=scale,
@@ -434,7 +437,8 @@ def _stop_on_signals() -> Iterator[Stop]:
             if stop.is_set():
                 raise KeyboardInterrupt
             stop.reason = "interrupt"
-            os.write(2, b"sruplift: saving; Ctrl-C again ends it without\n")
+            if is_first():
+                os.write(2, b"sruplift: saving; Ctrl-C again ends it without\n")
         stop.set()
 
     before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -445,6 +446,25 @@ def test_a_signal_to_the_whole_group_lets_the_run_save(images: Path, tmp_path: P
     assert process.returncode == 0, messages
     assert "stopped by a signal, go on with --resume" in messages
     assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("trouble", ["diverges", "damaged image"])
+def test_a_run_that_fails_ends_with_the_processes_that_read_files(
+    images: Path, tmp_path: Path, trouble: str
+) -> None:
+    shutil.copytree(images / "train", tmp_path / "train")
+    command = [sys.executable, "-m", "sruplift", *arguments(images, tmp_path / "run", 10_000)]
+    command += ["--set", "data.cache=none", "--set", "data.workers=2"]
+    if trouble == "diverges":
+        command += ["--set", "optimizer.name=adam", "--set", "optimizer.learning_rate=1e30"]
+        command += ["--set", "optimizer.warmup=0"]
+    else:
+        command[command.index(str(images / "train"))] = str(tmp_path / "train")
+        for path in (tmp_path / "train").iterdir():
+            path.write_bytes(path.read_bytes()[:-100])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert ("the loss is" if trouble == "diverges" else "DatasetError") in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

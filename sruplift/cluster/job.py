@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sruplift.batch import pixel_parameters
 from sruplift.cluster.parts import Part, part_name, tidy
@@ -31,7 +31,9 @@ from sruplift.engine import choose_device
 from sruplift.errors import SrupliftError, UsageError
 from sruplift.heap import keep_freed_memory
 from sruplift.report import record_of
-from sruplift.upscaler import UpscaleOptions
+
+if TYPE_CHECKING:
+    from sruplift.upscaler import UpscaleOptions
 
 # Of a worker, where nothing else is asked for and the machine has as many.
 CORES = 4

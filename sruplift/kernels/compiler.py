@@ -152,7 +152,7 @@ def _compile(
         try:
             _, said = running.communicate(timeout=PATIENCE)
         except BaseException as error:
-            # Also what it has started itself, and also for somebody who interrupts.
+            # With what it has started itself; also if somebody interrupts.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
