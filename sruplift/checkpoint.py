@@ -35,6 +35,8 @@ class Checkpoint:
     """State of torch's generators: ``cpu`` and, on a GPU, ``cuda``."""
     best_psnr: float
     best_iteration: int
+    fingerprint: str = ""
+    """Of the training images; empty in checkpoints that are older than this field."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

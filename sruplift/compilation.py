@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.datasets import cache_folder
-from sruplift.errors import SrupliftError, UsageError, unknown_name
+from sruplift.errors import SrupliftError, SrupliftWarning, UsageError, unknown_name
 
 MODES = ("auto", "on", "off")
 # Seconds of the network's work after which "auto" compiles on a GPU.
@@ -85,7 +85,7 @@ class Compilation:
             if self.mode == "on":
                 raise
             self.compiled = None
-            warnings.warn(f"{error}; it runs as it is", stacklevel=2)
+            warnings.warn(f"{error}; it runs as it is", SrupliftWarning, stacklevel=2)
             return self.model(*inputs)
 
 

@@ -176,9 +176,11 @@ def read_config(name_or_path: str, overrides: Iterable[str] = ()) -> TrainConfig
         ConfigError: no such config, not TOML, or an unknown or invalid key.
     """
     values = _read_toml(name_or_path)
-    for override in overrides:
-        _apply_override(values, override)
-    return build_config(values)
+    keys = [_apply_override(values, override) for override in overrides]
+    config = build_config(values)
+    for key in keys:
+        _require_effect(config, key)
+    return config
 
 
 def build_config(values: dict[str, Any]) -> TrainConfig:
@@ -207,20 +209,40 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
         raise ConfigError(f"config {name_or_path} is not valid TOML: {error}") from error
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
+def _apply_override(values: dict[str, Any], override: str) -> str:
+    """Put it into ``values``; returns its key. A number is a place in a list: ``stages.0.loss``."""
+    key, separator, text = (part.strip() for part in override.partition("="))
+    if not separator or not key:
         raise ConfigError(f"--set takes key=value, not {override!r}")
-    *tables, last = key.strip().split(".")
-    table = values
+    *tables, last = key.split(".")
+    table: Any = values
     for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
+        if isinstance(table, list):
+            if not name.isdecimal() or int(name) >= len(table):
+                raise ConfigError(f"--set {override}: {name!r} is none of its {len(table)} stages")
+            table = table[int(name)]
+        else:
+            table = table.setdefault(name, {})
+        if not isinstance(table, dict | list):
             raise ConfigError(f"--set {override}: {name!r} is not a table")
+    if isinstance(table, list):
+        raise ConfigError(f"--set {override}: name a key of a stage, as in stages.0.{last}")
     try:
         table[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         table[last] = text
+    return key
+
+
+def _require_effect(config: TrainConfig, key: str) -> None:
+    """A value that every stage replaces by its own would be set for nothing."""
+    name = key.removeprefix("data.")
+    if key not in ("loss", "data.patch_size", "data.batch_size") or not config.stages:
+        return
+    whole = config.stages[-1].until == 1
+    if whole and all(getattr(stage, name) is not None for stage in config.stages):
+        ways = " and ".join(f"stages.{number}.{name}" for number in range(len(config.stages)))
+        raise ConfigError(f"--set {key} has no effect: every stage has its own; set {ways}")
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

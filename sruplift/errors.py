@@ -63,6 +63,10 @@ class LostProcessError(SrupliftError):
     """A process of a training run is gone, or does not answer."""
 
 
+class SrupliftWarning(UserWarning):
+    """What goes on all the same, but should be known: one clear sentence, too."""
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     """The sentence for a name that is not one of ``valid``, with the nearest valid one."""
     names = list(valid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,15 +87,41 @@ class Patches:
                 yield [(*row, patch_size, scale) for row in rows]
 
         loader = torch.utils.data.DataLoader(
-            data.PatchFiles(self.files),
+            _Patches(self.files),
             batch_sampler=items(),
             num_workers=self.config.data.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_the_group,
+            collate_fn=_together,
         )
-        for lr, hr in loader:
+        for loaded in loader:
+            if isinstance(loaded, DatasetError):
+                raise loaded
+            lr, hr = loaded
             pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
             yield pair[0], pair[1], counts.pop(0)
+
+
+class _Patches(data.PatchFiles):
+    """Patches, or the error that there is one instead of them.
+
+    PyTorch would pass an error on from a worker with the worker's traceback for its message.
+    """
+
+    def __getitems__(
+        self, items: Sequence[data.PatchItem]
+    ) -> list[tuple[Tensor, Tensor]] | DatasetError:
+        try:
+            return [self[item] for item in items]
+        except DatasetError as error:
+            return error
+
+
+def _together(loaded: list[tuple[Tensor, Tensor]] | DatasetError) -> Any:
+    """A batch of patches; an error as it is."""
+    if isinstance(loaded, DatasetError):
+        return loaded
+    return torch.utils.data.default_collate(loaded)
 
 
 def _leave_the_group(_: int) -> None:

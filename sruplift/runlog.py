@@ -7,11 +7,13 @@ import importlib.util
 import io
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sruplift.errors import ConfigError
@@ -102,6 +104,30 @@ class RunLog:
                 if value is not None:
                     self._board.add_scalar(name, value, row.iteration)
             self._board.flush()
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keep ``folder`` for this run as long as it lasts, however it ends.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another run is at work in {folder}: name another --out, or wait for its end"
+        ) from error
+    except (OSError, NotImplementedError):
+        # There are file systems that cannot lock; whether it can be written to is said elsewhere.
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Window:

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from copy import deepcopy
@@ -33,18 +34,19 @@ from sruplift.checkpoint import (
 from sruplift.config import TrainConfig, build_config
 from sruplift.data import fingerprint
 from sruplift.engine import choose_precision, find_kernels
-from sruplift.errors import ConfigError, NumericalError
+from sruplift.errors import ConfigError, NumericalError, SrupliftWarning
 from sruplift.kernels import TrainingKernels
 from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
 from sruplift.processes import Processes, is_first, watch
 from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
-from sruplift.runlog import LogRow, RunLog, Window
+from sruplift.runlog import LogRow, RunLog, Window, only_run_in
 from sruplift.weights import save_weights
 
 # Seconds that processes wait for each other. Apart from writing a checkpoint, they do the same
 # things at the same time; what differs most is how fast their machines read images at the start.
 PATIENCE = 600.0
+_BEGIN_ANOTHER = "begin another run with its weights (--set init=RUN/last.safetensors)"
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,19 @@ def train(
         NumericalError: the loss is not finite any more.
         LostProcessError: another process ended, or did not answer in time.
     """
-    with _stop_on_signals() as stop, watch(patience):
-        trainer = Trainer(config, out, resume=resume, patience=patience)
+    with _stop_on_signals() as stop, watch(patience), ExitStack() as held:
+        trainer = Trainer(config, out, held, resume=resume, patience=patience)
         return trainer.run(stop, max_minutes, on_row)
 
 
 class Trainer:
-    """One process's part of a run; alone it is all of it."""
+    """One process's part of a run; alone it is all of it. ``held`` keeps ``out`` for this run."""
 
     def __init__(
         self,
         config: TrainConfig,
         out: Path,
+        held: ExitStack,
         *,
         resume: bool = False,
         patience: float = PATIENCE,
@@ -125,12 +128,17 @@ class Trainer:
             torch.manual_seed(config.seed)
             network = build_network(config)
             self._load_images()
+            if self.main:
+                _require_folder(out)
+                held.enter_context(only_run_in(out))
+                self.log = RunLog(out, config.scales)
         self._require_same_images()
         checkpoint = self.processes.share(checkpoint)
         with self.processes.together():
             if checkpoint is not None:
                 # First of all: the weights decide what the optimizer does with them.
                 _require_same_run(config, checkpoint.config)
+                self._require_images_of(checkpoint)
                 network.load_state_dict(checkpoint.model)
             self._place(network)
             if checkpoint is not None:
@@ -146,16 +154,21 @@ class Trainer:
         return TrainingKernels(found) if found is not None else None
 
     def _load_images(self) -> None:
-        """This process's share of both kinds; the first one opens the log, too."""
+        """This process's share of both kinds."""
         config, processes = self.config, self.processes
         files, validation_files = split_files(config)
         share = (self.device, processes.rank, processes.count)
         self.patches = Patches(config, files, *share, processes.neighbours)
         self.validation = Validation(config, validation_files, *share)
         self.fingerprint = fingerprint(files)
-        if self.main:
-            _require_folder(self.out)
-            self.log = RunLog(self.out, config.scales)
+        if self.main and (small := len(files) - len(self.patches.files)):
+            edge = max(config.patch_sizes) * max(config.every_scale)
+            warnings.warn(
+                f"{small} of {len(files)} training images are smaller than {edge}x{edge} pixels"
+                " (patch_size * scale) and not used",
+                SrupliftWarning,
+                stacklevel=2,
+            )
 
     def _require_same_images(self) -> None:
         """Samples are told by the number of their image: it must be the same one everywhere."""
@@ -166,6 +179,10 @@ class Trainer:
                 " same files under the same names"
             )
             raise self.processes.said_by(0, error)
+
+    def _require_images_of(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.fingerprint not in ("", self.fingerprint):
+            raise ConfigError(f"the run to resume has seen other training images: {_BEGIN_ANOTHER}")
 
     def _place(self, network: nn.Module) -> None:
         """Put the network, its average and the optimizer on the device."""
@@ -333,7 +350,7 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(
                 "the run to resume is of a version of sruplift that grouped parameters otherwise:"
-                " begin another with its weights (init)"
+                f" {_BEGIN_ANOTHER}"
             ) from error
         restore_rng(checkpoint.rng)
         if self.main:
@@ -351,6 +368,7 @@ class Trainer:
             rng=rng_state(),
             best_psnr=self.best_psnr,
             best_iteration=self.best_iteration,
+            fingerprint=self.fingerprint,
         )
         save_checkpoint(self.out / "checkpoint.pt", checkpoint)
 
@@ -403,11 +421,14 @@ def _require_folder(folder: Path) -> None:
 
 
 def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
-    """A resumed run may change where data lies and what convolves it, not what is trained."""
+    """A resumed run may change where data lies, what convolves it and what is said when.
+
+    What is trained it may not.
+    """
     # Built again: keys that are younger than the checkpoint get their defaults.
     now, then = (c.model_dump(mode="json") for c in (config, build_config(before)))
     for key in now:
-        if key == "kernels":
+        if key in ("kernels", "validate_every", "log_every", "checkpoint_every"):
             continue
         if key == "data":
             cut = ("patch_size", "batch_size", "places")
@@ -415,7 +436,10 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
         else:
             same = now[key] == then[key]
         if not same:
-            raise ConfigError(f"the run to resume has another {key!r}: {then[key]!r}")
+            raise ConfigError(
+                f"the run to resume has another {key!r}: {then[key]!r}; to train with other"
+                f" settings, {_BEGIN_ANOTHER}"
+            )
 
 
 class Stop(threading.Event):

@@ -40,9 +40,9 @@ def test_stages_follow_one_another() -> None:
 
 
 def test_overrides_reach_into_tables() -> None:
-    config = read_config("pan_x2", ["optimizer.name=adam", "data.batch_size=4", "init=null_x2"])
+    config = read_config("pan_x2", ["optimizer.name=adam", "data.places=4", "init=null_x2"])
     assert config.optimizer.name == "adam"
-    assert config.data.batch_size == 4
+    assert config.data.places == 4
     assert config.init == "null_x2"
 
 
@@ -59,6 +59,10 @@ def test_overrides_reach_into_tables() -> None:
         ("optimizer.halve_every=5", "schedule = 'step' and halve_every go together"),
         ("optimizer.name=adamw", "config key 'optimizer.name'"),
         ("model.name=1", "'model' is not a table"),
+        ("stages.2.patch_size=24", "'2' is none of its 2 stages"),
+        ("stages.patch_size=24", "name a key of a stage, as in stages.0.patch_size"),
+        ("stages.last.loss=l1", "'last' is none of its 2 stages"),
+        ("stages.1.patch=24", "unknown config key 'stages.1.patch'"),
     ],
 )
 def test_wrong_overrides_are_refused_in_a_sentence(override: str, sentence: str) -> None:
@@ -66,6 +70,32 @@ def test_wrong_overrides_are_refused_in_a_sentence(override: str, sentence: str)
         read_config("pan_x2", [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_reach_into_stages() -> None:
+    config = read_config("pan_x2", ["stages.1.patch_size=24"])
+    assert [stage.patch_size for stage in config.stages][1] == 24
+
+
+@pytest.mark.parametrize("until", [1.0, 0.9])
+@pytest.mark.parametrize("key", ["data.patch_size=24", "data.batch_size=4", "loss=l2"])
+def test_an_override_that_no_iteration_would_see_is_refused(
+    tmp_path: Path, key: str, until: float
+) -> None:
+    name, value = key.removeprefix("data.").split("=")
+    stage = f'"{value}"' if name == "loss" else "8"
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'model = "pan"\nscale = 2\niterations = 10\n'
+        f"[[stages]]\nuntil = 0.5\n{name} = {stage}\n"
+        f"[[stages]]\nuntil = {until}\n{name} = {stage}\n"
+    )
+    if until < 1:
+        assert read_config(str(file), [key]).stages
+        return
+    ways = f"set stages.0.{name} and stages.1.{name}"
+    with pytest.raises(ConfigError, match=f"has no effect: every stage has its own; {ways}"):
+        read_config(str(file), [key])
 
 
 def test_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
 import random
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_data import write_images
@@ -29,6 +31,7 @@ from sruplift.errors import (
     DatasetError,
     NumericalError,
     SrupliftError,
+    SrupliftWarning,
     WeightsError,
 )
 from sruplift.kernels import gradient
@@ -239,7 +242,7 @@ def test_what_lies_in_the_folder_is_not_replaced(images: Path, tmp_path: Path, n
     (tmp_path / name).write_text("mine,\nand mine\n")
     with pytest.raises(ConfigError, match=f"holds {name}, which this run would replace"):
         train(config(images), tmp_path)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {name, ".lock"}
     assert (tmp_path / name).read_text() == "mine,\nand mine\n"
 
 
@@ -287,12 +290,61 @@ def test_resume_refuses_another_run(images: Path, tmp_path: Path) -> None:
         train(config(images, iterations=1, seed=3), tmp_path, resume=True)
     with pytest.raises(ConfigError, match="'data'"):
         train(config(images, iterations=1, data__places=2), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=r"'iterations': 1; .* begin another run with"):
+        train(config(images, iterations=2), tmp_path, resume=True)
     with pytest.raises(WeightsError, match="no checkpoint"):
         train(config(images), tmp_path / "absent", resume=True)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="damaged"):
         train(config(images, iterations=1), tmp_path, resume=True)
+
+
+def test_resume_refuses_other_images(images: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    shutil.copytree(images, more)
+    train(config(more, iterations=1), tmp_path / "run")
+    next((more / "train").iterdir()).unlink()
+    with pytest.raises(ConfigError, match="has seen other training images"):
+        train(config(more, iterations=1), tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "checkpoint.pt"
+    older = dataclasses.replace(load_checkpoint(path), fingerprint="")
+    save_checkpoint(path, older)
+    assert train(config(more, iterations=1), tmp_path / "run", resume=True).reason == "finished"
+
+
+def test_a_resumed_run_may_say_more(images: Path, tmp_path: Path) -> None:
+    train(config(images, log_every=4, validate_every=4), tmp_path, max_minutes=0)
+    often = config(images, log_every=1, validate_every=2, checkpoint_every=3)
+    assert train(often, tmp_path, resume=True).reason == "finished"
+    rows = log(tmp_path)
+    assert [int(row["iteration"]) for row in rows] == list(range(1, often.iterations + 1))
+    assert [bool(row["val_psnr"]) for row in rows[:4]] == [False, True, False, True]
+
+
+def test_two_runs_in_one_folder_do_not_meet(images: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def second(_: object) -> None:
+        for resume in (False, True):
+            with pytest.raises(ConfigError, match="another run is at work in") as caught:
+                train(config(images), tmp_path, resume=resume)
+            refused.append(str(caught.value))
+
+    train(config(images, iterations=2, log_every=2, checkpoint_every=1), tmp_path, on_row=second)
+    assert len(refused) == 2
+    assert train(config(images, iterations=2, log_every=2), tmp_path, resume=True).iteration == 2
+
+
+def test_images_that_are_too_small_are_told(images: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(images, mixed)
+    settings = config(mixed, iterations=1)
+    edge = 2 * max(settings.patch_sizes)
+    Image.new("RGB", (edge - 1, edge)).save(mixed / "train" / "small.png")
+    there = len(list((mixed / "train").iterdir()))
+    with pytest.warns(SrupliftWarning, match=f"^1 of {there} .* smaller than {edge}x{edge} pixels"):
+        train(settings, tmp_path / "run")
 
 
 def test_resume_refuses_a_checkpoint_with_other_groups(images: Path, tmp_path: Path) -> None:
@@ -464,7 +516,10 @@ def test_a_run_that_fails_ends_with_the_processes_that_read_files(
             path.write_bytes(path.read_bytes()[:-100])
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert ("the loss is" if trouble == "diverges" else "DatasetError") in done.stderr
+    words = "the loss is" if trouble == "diverges" else "cannot read the image"
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("sruplift: "))
+    assert words in said
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

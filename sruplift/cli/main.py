@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import MutableMapping
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from sruplift.cli import (
     upscale,
     weights,
 )
-from sruplift.errors import SrupliftError
+from sruplift.errors import SrupliftError, SrupliftWarning
 from sruplift.heap import keep_freed_memory
 
 # Of a loop that looks whether the wait is over: some tens of microseconds. Fewer cost time on a
@@ -88,10 +89,24 @@ def wait_briefly(environment: MutableMapping[str, str]) -> None:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
+def say_warnings() -> None:
+    """Show our own warnings as sentences, without the line of code that Python adds."""
+    plain = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, SrupliftWarning):
+            typer.echo(f"sruplift: {message}", err=True)
+        else:
+            plain(message, category, *where, **more)
+
+    warnings.showwarning = show
+
+
 def run() -> None:
     """The console entry point: exit code 0, 1 (an input failed), 2 (usage), 130 (interrupted)."""
     wait_briefly(os.environ)
     keep_freed_memory()
+    say_warnings()
     try:
         app()
     except SrupliftError as error:
