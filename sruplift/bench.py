@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sruplift.complexity import count_mult_adds
-from sruplift.engine import DTYPES, Engine, is_out_of_memory, largest_tile
+from sruplift.engine import DTYPES, Engine, bytes_per_pixel, is_out_of_memory, largest_tile
 from sruplift.errors import UsageError
-from sruplift.memory import PeakMemory
+from sruplift.memory import PeakMemory, available_memory
 from sruplift.models import count_parameters, create_model
 from sruplift.tuning import keep_tile, processor_name
 
@@ -113,6 +113,7 @@ def bench(options: BenchOptions) -> BenchResult:
     """
     height, width = options.size
     engine = _engine(options)
+    _require_memory(engine, height, width)
     parameters, mult_adds = _published(options)
     lr = _picture(engine, height, width)
     runs, matrices = Stopwatch(engine.device), Stopwatch(engine.device)
@@ -241,6 +242,16 @@ def _engine(options: BenchOptions) -> Engine:
             options.device,
             options.precision,
             compile_mode=options.compile_mode,
+        )
+
+
+def _require_memory(engine: Engine, height: int, width: int) -> None:
+    """Where memory is promised and given later, too much of it ends the process, not the call."""
+    needed = bytes_per_pixel(engine) * height * width
+    if needed > available_memory(engine.device):
+        raise UsageError(
+            f"{width}x{height} does not fit the memory of {engine.device}: it needs about"
+            f" {needed / 1e9:.1f} GB in one piece"
         )
 
 

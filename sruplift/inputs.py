@@ -7,6 +7,7 @@ import fnmatch
 import glob
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sruplift.errors import ImageError, UsageError
 from sruplift.files import READABLE, Failure, Found, is_folder, reason, shown
 
 ANY_DEPTH = "**"
+ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def gather(
@@ -77,7 +79,11 @@ def _meant(
     path = Path(text)
     if is_folder(path):
         return _images(path, recursive, avoid)
-    if os.path.lexists(path) or not may_match or not glob.has_magic(text):
+    if os.path.lexists(path):
+        return [Found(path)]
+    if ADDRESS.match(text):
+        return [Failure(path, ImageError(f"{text} is an address: download it first"))]
+    if not may_match or not glob.has_magic(text):
         return [Found(path)]
     if ANY_DEPTH in path.parts:
         found = _deep_matches(path, avoid)

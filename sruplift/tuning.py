@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sruplift.datasets import cache_folder
+from sruplift.errors import WeightsError
 from sruplift.manifest import write_atomically
 
 FILE_NAME = "tiles.json"
@@ -54,7 +55,10 @@ def keep_tile(key: str, pixels: int) -> Path:
         WeightsError: it cannot be written.
     """
     path = _path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
     text = json.dumps({**_read(), key: pixels}, indent=2, sort_keys=True, ensure_ascii=False)
     write_atomically(path, (text + os.linesep).encode("utf-8"))
     return path

@@ -6,14 +6,18 @@ The picture goes through in strips, so that besides it and its result little mem
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import numbers
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -97,6 +101,7 @@ class UpscaleOptions:
     backend: str = "torch"
 
     def __post_init__(self) -> None:
+        self._require_types()
         self.target()
         self.background_rgb()
         if self.precision not in PRECISIONS:
@@ -111,6 +116,15 @@ class UpscaleOptions:
             raise UsageError(f"max-pixels must be at least 1, not {self.max_pixels}")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be from 1 to 100, not {self.quality}")
+
+    def _require_types(self) -> None:
+        """Nobody but a type checker would tell a library's caller of a wrong one."""
+        for name, hint in get_type_hints(UpscaleOptions).items():
+            value = getattr(self, name)
+            kinds = get_args(hint) or (hint,)
+            if not any(_is_a(value, kind) for kind in kinds):
+                wanted = " or ".join(_KINDS.get(kind, repr(kind)) for kind in kinds)
+                raise UsageError(f"{name} must be {wanted}, not {value!r}")
 
     def target(self) -> Target:
         """The size that is asked for."""
@@ -148,7 +162,8 @@ class Upscaler:
     pickled is its options, and a network that was given: weights are found again.
 
     Args:
-        model: its name, or a network (B, 3, h, w) -> (B, 3, h * scale, w * scale).
+        model: its name, or a network (B, 3, h, w) -> (B, 3, h * scale, w * scale), which is copied
+            and stays as it is.
         scale: how many times larger, any number; 4 if no other size is asked for. What is not a
             scale of the network's own is made with the next larger and resized.
         options: the fields of ``UpscaleOptions``.
@@ -161,7 +176,11 @@ class Upscaler:
     def __init__(
         self, model: str | nn.Module = "pan", *, scale: float | None = None, **options: Any
     ) -> None:
+        if not isinstance(model, str | nn.Module):
+            raise UsageError(f"a model's name or a network is needed, not {model!r}")
         name = model if isinstance(model, str) else type(model).__name__.lower()
+        if isinstance(device := options.get("device"), torch.device):
+            options["device"] = str(device)
         try:
             self.options = UpscaleOptions(model=name, scale=scale, **options)
         except TypeError as error:
@@ -170,17 +189,17 @@ class Upscaler:
             if unknown is None:
                 raise
             raise UsageError(unknown_name("option", unknown, valid)) from error
-        self._given = model if isinstance(model, nn.Module) else None
+        self._given = _copied(model) if isinstance(model, nn.Module) else None
         self._engines: dict[int, Engine] = {}
         self._loading = threading.Lock()
         # sha256 of the weights in use, by native scale; empty for a network that was given.
         self.weights_sha256: dict[int, str] = {}
         own = self.options.target().own_scale
-        if isinstance(model, nn.Module):
+        if self._given is not None:
             if own is None:
                 raise UsageError("a network that is given needs its own whole scale")
             self.native: tuple[int, ...] = (own,)
-            self._engines[own] = self._engine_of(model, own)
+            self._engines[own] = self._engine_of(self._given, own)
             return
         self.native = native_scales(self.options)
         if own in SCALES:
@@ -408,8 +427,37 @@ def native_scales(options: UpscaleOptions) -> tuple[int, ...]:
     return scales
 
 
+_KINDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    NoneType: "None",
+    Literal["auto"]: "'auto'",
+}
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether ``value`` is one of ``_KINDS``; NumPy's numbers are numbers, too."""
+    if isinstance(value, bool | np.bool_):
+        return kind is bool
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    wanted: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, Path: os.PathLike}
+    return isinstance(value, wanted.get(kind, kind))
+
+
 def _fields() -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(UpscaleOptions)
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """What its owner may go on training; itself, if it cannot be copied."""
+    try:
+        return copy.deepcopy(network)
+    except Exception:
+        return network
 
 
 def _made_again(given: nn.Module | None, fields: dict[str, Any]) -> Upscaler:

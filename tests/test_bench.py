@@ -106,6 +106,14 @@ def test_a_size_beyond_the_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
         bench(SMALL)
 
 
+def test_a_size_that_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux would give the memory and end the process when it is used."""
+    monkeypatch.setattr(Engine, "compute", lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(bench_module, "available_memory", lambda _: 10**5)
+    with pytest.raises(UsageError, match=r"40x24 does not fit the memory of cpu: .* about 0\.0 GB"):
+        bench(SMALL)
+
+
 def test_tiles_go_from_small_to_what_the_network_and_the_memory_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -161,6 +161,18 @@ def test_two_stars_are_any_number_of_folders(here: Path) -> None:
     assert found == Found(Path("in/b/d/e.jpg"), Path("in"), named=False)
 
 
+@pytest.mark.parametrize("address", ["http://example.org/cat.png", "s3://b/x.png?v=1"])
+def test_an_address_is_no_file(here: Path, address: str) -> None:
+    for given, listed in (([address], []), ([], [address])):
+        (failure,) = gather(given, listed)
+        assert isinstance(failure, Failure)
+        assert str(failure.error) == f"{address} is an address: download it first"
+    photo = here / Path(address)
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"")
+    assert gather([address]) == [Found(Path(address))]
+
+
 def test_a_name_that_exists_is_no_pattern(here: Path) -> None:
     touch(here, "a[1].png", "a1.png", "*.png")
     assert paths("a[1].png") == ["a[1].png"]

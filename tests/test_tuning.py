@@ -9,6 +9,7 @@ import torch
 
 from sruplift import tuning
 from sruplift.engine import LARGEST_TILE, Engine
+from sruplift.errors import WeightsError
 from sruplift.models import create_model
 
 CPU = torch.device("cpu")
@@ -36,6 +37,14 @@ def test_a_file_that_cannot_be_meant_is_as_none(folder: Path, text: str) -> None
     assert tuning.tuned_tile("a") is None
     tuning.keep_tile("a", 100)
     assert tuning.tuned_tile("a") == 100
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file")
+    with pytest.raises(WeightsError, match=r"cannot write .*tiles\.json: File exists"):
+        tuning.keep_tile("a", 100)
+    assert tuning.tuned_tile("a") is None
 
 
 def test_the_key_names_what_the_time_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from sruplift import engine, store, strips
 from sruplift.errors import UsageError, WeightsError
 from sruplift.image import Image
+from sruplift.models import create_model
 from sruplift.resize import bicubic
 from sruplift.upscaler import Upscaler
 
@@ -161,11 +164,44 @@ def test_a_grey_picture_on_a_colour_is_no_longer_grey() -> None:
     [
         ({"alpha": "blead"}, "unknown alpha mode 'blead'; did you mean 'bleed'"),
         ({"background": "greenish"}, "background 'greenish' is no colour"),
+        ({"scale": "2"}, "scale must be a number or None, not '2'"),
+        ({"scale": True}, "scale must be a number or None, not True"),
+        ({"width": 99.5}, r"width must be a whole number or None, not 99\.5"),
+        ({"tile_size": "64"}, "tile_size must be a whole number or 'auto', not '64'"),
+        ({"precision": None}, "precision must be a string, not None"),
+        ({"background": (1, 2, 3)}, "background must be a string, not"),
+        ({"weights": 3}, "weights must be a string or a path or None, not 3"),
+        ({"self_ensemble": "no"}, "self_ensemble must be true or false, not 'no'"),
     ],
 )
-def test_options_that_cannot_be_meant(options: dict[str, str], match: str) -> None:
+def test_options_that_cannot_be_meant(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        twice(**options)
+        Upscaler("pan", **{"scale": 2, **options})
+
+
+def test_a_number_may_be_numpys_and_a_device_pytorchs() -> None:
+    upscaler = Upscaler("pan", scale=np.int64(2), device=torch.device("cpu"))
+    assert upscaler(np.zeros((8, 8), np.uint8)).shape == (16, 16)
+    with pytest.raises(UsageError, match="a model's name or a network is needed, not 3"):
+        Upscaler(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["pan", "srram"])
+def test_a_network_that_is_given_stays_as_it_is(name: str) -> None:
+    """Its owner may be training it."""
+    network = create_model(name, 2).train()
+    lr = torch.rand(1, 3, 24, 80, generator=torch.Generator().manual_seed(0))
+    before = network(lr)
+    Upscaler(network, scale=2)(np.zeros((8, 8), np.uint8))
+    assert network.training
+    assert torch.equal(network(lr), before)
+
+
+def test_a_network_that_cannot_be_copied_is_used_itself() -> None:
+    network = Twice()
+    network.handle = threading.Lock()  # type: ignore[assignment]
+    result = Upscaler(network, scale=2)(np.full((8, 8), 7, np.uint8))
+    assert result.tolist() == [[7] * 16] * 16
 
 
 # ---- Strips

@@ -30,7 +30,8 @@ def command(
         typer.Option("--scale", "-s", metavar="N", help="2, 3 or 4 (default). Repeatable."),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the input, in pixels.")
+        str,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Of the input, in pixels; --tiles has its own."),
     ] = "320x180",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -65,17 +66,32 @@ def command(
         )
         for name, each in _networks(model or ["pan"], scale or [4])
     ]
-    results = [bench(each) for each in chosen]
-    times = [list(time_tiles(each)) if tiles else [] for each in chosen]
-    kept = [keep_fastest(*pair) for pair in zip(chosen, times, strict=True)] if tiles else []
+    results = []
+    for each in chosen:
+        _say(each, f"{size}, {warm_up} + {runs} runs")
+        results.append(bench(each))
+    if not as_json:
+        print_tables([_table(results)], to_stderr=False)
+    times: list[list[TileTime]] = [[] for _ in chosen]
+    kept = []
+    for each, row in zip(chosen if tiles else [], times, strict=tiles):
+        _say(each, "square tiles")
+        for tile in time_tiles(each):
+            row.append(tile)
+            _say(each, f"{tile.edge}x{tile.edge}, {1e9 * tile.seconds_per_pixel:.0f} ns a pixel")
+        kept.append(keep_fastest(each, row))
     if as_json:
         typer.echo(json.dumps(list(map(_described, results, times)), indent=2))
         return
-    print_tables([_table(results)], to_stderr=False)
     if tiles:
         print_tables([_tile_table(chosen, times)], to_stderr=False)
     for each, (tile, path) in zip(chosen, kept, strict=bool(kept)):
         typer.echo(f"{each.model} x{each.scale}: tiles of {tile.edge} are kept in {path}")
+
+
+def _say(each: BenchOptions, doing: str) -> None:
+    """What is at work, and what has been found, on stderr."""
+    typer.echo(f"{each.model} x{each.scale}: {doing}", err=True)
 
 
 def _networks(names: Sequence[str], scales: Sequence[int]) -> list[tuple[str, int]]:

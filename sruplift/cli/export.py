@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sruplift.cli import options
+from sruplift.errors import UsageError
 
 app = typer.Typer(
     help="Write networks as files for other programs.",
@@ -37,6 +38,8 @@ def onnx(
     from sruplift.export import CHECKED, export_onnx
 
     output = output or Path(f"{model}_x{scale}.onnx")
+    if output.suffix.lower() != ".onnx":
+        raise UsageError(f"-o {output}: name a file that ends in .onnx")
     made = export_onnx(output, model, scale, weights, opset=opset, overwrite=overwrite)
     typer.echo(
         f"{made.path}: {made.model} x{made.scale}, opset {made.opset}, {made.size:,} bytes,"

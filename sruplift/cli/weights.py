@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sruplift.errors import WeightsError
+from sruplift.errors import UsageError, WeightsError
 
 app = typer.Typer(
     help="Import, verify, release and publish weights.",
@@ -35,6 +35,8 @@ def import_(
     from sruplift.weights import import_checkpoint
 
     output = output or source.with_suffix(".safetensors")
+    if output.suffix.lower() != ".safetensors":
+        raise UsageError(f"-o {output}: name a file that ends in .safetensors")
     if output.exists() and not overwrite:
         raise WeightsError(f"{output} exists: name another with -o, or replace it with --overwrite")
     made = import_checkpoint(source, output, model, scale)

@@ -28,6 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, [*SMALL, *arguments], catch_exceptions=False)
     assert result.exit_code == 0
+    assert "pan x2: 40x24, 0 + 2 runs\n" in result.stderr
     return result.stdout
 
 
@@ -54,7 +55,9 @@ def test_the_table_says_what_was_measured() -> None:
 
 
 def test_tiles_are_timed_and_the_fastest_is_kept(tmp_path: Path) -> None:
-    text = run("--tiles")
+    result = CliRunner().invoke(app, [*SMALL, "--tiles"], catch_exceptions=False)
+    text = result.stdout
+    assert "pan x2: 128x128, " in result.stderr
     path = tmp_path / "sruplift" / "tuning" / "tiles.json"
     (pixels,) = json.loads(path.read_text()).values()
     assert pixels in (96**2, 128**2)

@@ -53,6 +53,7 @@ def test_a_file_is_replaced_only_when_told(tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (("-o", "absent/pan.onnx"), 1, "there is no folder absent"),
+        (("-o", "cat.png"), 2, "-o cat.png: name a file that ends in .onnx"),
         (("--model", "hpinet-m"), 2, "HPINet cannot be exported"),
         (("--model", "pam"), 2, "did you mean 'pan'"),
         (("--opset", "9"), 2, "opset must be from 18 to 23, not 9"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from sruplift import __version__
 from sruplift.cli import main
+from sruplift.errors import SrupliftWarning
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -55,6 +57,18 @@ def test_errors_are_one_sentence_and_a_code(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.returncode == code
+
+
+def test_our_warnings_are_sentences_and_others_are_pythons(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with warnings.catch_warnings(record=True) as seen:  # Puts back what shows them at its end.
+        warnings.simplefilter("always")
+        main.say_warnings()
+        warnings.warn("two images are left out", SrupliftWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "sruplift: two images are left out\n"
+    assert [str(each.message) for each in seen] == ["something else"]
 
 
 def test_threads_wait_briefly_unless_the_user_says_otherwise() -> None:

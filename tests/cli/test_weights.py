@@ -28,10 +28,10 @@ def done(*arguments: str | Path) -> Result:
     return result
 
 
-def refused(*arguments: str | Path) -> str:
+def refused(*arguments: str | Path, code: int = 1) -> str:
     error = run(*arguments).exception
     assert isinstance(error, SrupliftError)
-    assert error.exit_code == 1
+    assert error.exit_code == code
     assert "\n" not in str(error)
     return str(error)
 
@@ -72,6 +72,11 @@ def test_import_replaces_only_on_request(checkpoint: Path, tmp_path: Path) -> No
     assert output.read_text() == "precious"
     done("import", checkpoint, "-o", output, "--overwrite")
     assert identify(output).scale == 4
+
+
+def test_import_writes_weights_only(checkpoint: Path, tmp_path: Path) -> None:
+    message = refused("import", checkpoint, "-o", tmp_path / "cat.png", code=2)
+    assert "cat.png: name a file that ends in .safetensors" in message
 
 
 def test_import_names_what_disagrees(checkpoint: Path) -> None:
