@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image as Pillow
 
 from sruplift.decoding import (
@@ -26,9 +27,15 @@ from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
 from sruplift.fit import fitted, opaque_or_clear
 from sruplift.image import Image, check_holds, encoder_options, from_pillow, to_pillow
-from sruplift.metadata import exif_resolution
+from sruplift.metadata import exif_resolution, stored_bits
 from sruplift.outfile import check_destination, new_file
-from sruplift.reading import orientation_of, read_image, read_metadata, turned_upright
+from sruplift.reading import (
+    HEADER_BYTES,
+    orientation_of,
+    read_image,
+    read_metadata,
+    turned_upright,
+)
 from sruplift.xmp import gif_with_xmp
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
@@ -131,6 +138,10 @@ def write_animation(
 
 def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: int) -> Animation:
     count = count_frames(path, picture)
+    place = file.tell()
+    file.seek(0)
+    bits = stored_bits(file.read(HEADER_BYTES), picture)
+    file.seek(place)  # Where the decoder goes on.
     check_size(path, picture.width * count, picture.height, max_pixels)
     check_png(path, file)
     # An APNG may have a picture for those who cannot show the frames.
@@ -157,6 +168,8 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     channels = max(frame.array.shape[2] for frame in frames)
     same = [frame if frame.array.shape[2] == channels else _as(frame, channels) for frame in frames]
     notes += [note for frame in same for note in frame.notes]
+    if bits > 8:
+        notes.append(f"of {bits} bits per channel, animations keep 8")
     dpi = same[0].dpi or exif_resolution(found["exif"])
     same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))
     return Animation(tuple(same), tuple(durations), loop)
@@ -174,7 +187,11 @@ def _whole(picture: Pillow.Image, size: tuple[int, int], orientation: int) -> Pi
     What reaches over the edge of the first is cut off: it makes the picture grow in Pillow only.
     """
     mode = "RGBA" if picture.has_transparency_data else "RGB"
-    frame = picture.convert(mode)
+    if picture.mode.startswith("I"):  # Grey of 16 bits, which Pillow would clip to 8.
+        levels = np.round(np.asarray(picture) / 257).astype(np.uint8)
+        frame = Pillow.fromarray(levels).convert(mode)
+    else:
+        frame = picture.convert(mode)
     if frame.size != size:
         frame = frame.crop((0, 0, *size))
     frame.info = {key: picture.info[key] for key in ("icc_profile", "dpi") if key in picture.info}

@@ -45,7 +45,7 @@ class BatchOptions:
         overwrite: replace files that exist.
         skip_existing: leave out inputs whose output exists.
         report: the report to append to.
-        resume: the report that says what is done; it is appended to if ``report`` is None.
+        resume: the report that says what is done; it is appended to.
 
     Raises:
         UsageError: options that contradict each other, or nothing to do.
@@ -73,6 +73,8 @@ class BatchOptions:
             raise UsageError("--overwrite and --skip-existing contradict each other")
         if self.resume == PIPE:
             raise UsageError("--resume needs a file: what was written to stdout cannot be read")
+        if self.resume is not None and self.report not in (None, self.resume):
+            raise UsageError("--resume appends to its report: leave --report out")
         if self.piped and (
             len(self.inputs) != 1
             or self.from_file is not None
@@ -98,6 +100,12 @@ class BatchOptions:
         return self.output is not None and self.output.endswith(("/", os.sep))
 
     @property
+    def lists(self) -> list[Path]:
+        """The files that name inputs, or tell of them."""
+        names = (self.from_file, self.report, self.resume)
+        return [Path(name) for name in names if name not in (None, PIPE)]
+
+    @property
     def report_path(self) -> Path | None:
         """The report's file, unless there is none or it goes to stdout."""
         name = self.report or self.resume
@@ -120,6 +128,10 @@ def plan_batch(options: BatchOptions) -> list[Job | Failure]:
         check_report(path)
         if identity(path) in (identity(job.destination) for job in jobs if isinstance(job, Job)):
             raise UsageError(f"{shown(path)} would be both the report and an output")
+    if options.from_file not in (None, PIPE):
+        list_ = Path(str(options.from_file))
+        if identity(list_) in (identity(job.destination) for job in jobs if isinstance(job, Job)):
+            raise UsageError(f"{shown(list_)} would be both the list of inputs and an output")
     if options.overwrite:
         jobs = [dataclasses.replace(j, replace=True) if isinstance(j, Job) else j for j in jobs]
     return jobs

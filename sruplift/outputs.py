@@ -223,18 +223,26 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def check_sheet(sheet: Path, jobs: Iterable[Job | Failure]) -> None:
-    """Refuse a sheet that would take the place of an input or of a result.
+def check_sheet(sheet: Path, jobs: Iterable[Item], others: Iterable[Path] = ()) -> None:
+    """Refuse a sheet that would take the place of an input, of a result, or of ``others``.
 
     Raises:
-        UsageError: names it.
+        UsageError: names it; or the sheet's is no name of a picture that can be written.
     """
+    check_suffix(sheet.suffix, sheet)
+    kept = [(path, "a list or a report") for path in others]
     for job in jobs:
         if isinstance(job, Job):
-            for path, kind in ((job.source, "an input"), (job.destination, "the result")):
-                one, other = identity(path), identity(sheet)
-                if _folded(one) == _folded(other) and _are_one(Path(one), Path(other)):
-                    raise UsageError(f"--compare {shown(sheet)} is {kind} and would be overwritten")
+            kept += [(job.source, "an input"), (job.destination, "the result")]
+    for path, kind in kept:
+        if is_same(path, sheet):
+            raise UsageError(f"--compare {shown(sheet)} is {kind} and would be overwritten")
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether two paths are one place, also where a folder takes their names for the same."""
+    first, second = identity(path), identity(other)
+    return _folded(first) == _folded(second) and _are_one(Path(first), Path(second))
 
 
 def _are_one(first: Path, second: Path) -> bool:

@@ -27,6 +27,8 @@ def receive(folder: Path) -> Path:
         ImageError: there is no room for it.
         UsageError: stdin is a terminal.
     """
+    if sys.stdin is None:
+        raise UsageError("- is stdin, and that is closed: nothing can be read from it")
     if sys.stdin.isatty():
         raise UsageError("- is stdin, and that is a terminal: nothing can be read from it")
     path = folder / STDIN
@@ -45,8 +47,10 @@ def check_stdout() -> None:
     """Refuse to write an image to a terminal.
 
     Raises:
-        UsageError: stdout is one.
+        UsageError: stdout is one, or closed.
     """
+    if sys.stdout is None:
+        raise UsageError("-o - is stdout, and that is closed: name a file")
     if sys.stdout.isatty():
         raise UsageError("-o - is stdout, and that is a terminal: name a file, or use a pipe")
 

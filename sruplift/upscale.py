@@ -18,7 +18,7 @@ from sruplift import __version__
 from sruplift.animation import Animation, check_animates, read_picture, write_animation
 from sruplift.engine import is_out_of_memory
 from sruplift.errors import ImageError, NumericalError, SrupliftError
-from sruplift.files import WRITABLE, Failure, Job, Skipped, shown
+from sruplift.files import WRITABLE, Failure, Job, Skipped, reason, shown
 from sruplift.image import (
     Image,
     check_side,
@@ -165,6 +165,8 @@ def _enlarge_read(
 def _attempt(job: Job, step: Callable[[], T]) -> T | Failure:
     try:
         return step()
+    except OSError as error:  # A file that goes away, a disk that fails, while it is read.
+        return Failure(job.source, ImageError(f"{shown(job.source)}: {reason(error)}"))
     except SrupliftError as error:
         # Else pictures, and files that are open and deleted, would live as long as it does.
         error.__cause__ = error.__context__ = None

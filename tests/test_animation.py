@@ -126,6 +126,21 @@ def test_the_picture_for_those_who_show_no_frames_is_no_frame(tmp_path: Path) ->
     assert np.array_equal(animation.frames[0].pixels, frames()[0])
 
 
+def test_sixteen_bits_become_eight_and_are_told(tmp_path: Path) -> None:
+    levels = np.linspace(300, 65535, 24 * 32).reshape(24, 32).round().astype(np.uint16)
+    both = (np.zeros_like(levels), levels)  # Pillow writes what differs in 8 bits.
+    pictures = [Pillow.fromarray(each) for each in both]
+    path = tmp_path / "a.png"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    animation = read_picture(path)
+    assert isinstance(animation, Animation)
+    for frame, expected in zip(animation.frames, both, strict=True):
+        grey = (expected / 257).round()[..., None].repeat(3, 2)
+        assert np.array_equal(frame.pixels, grey)
+    assert animation.frames[0].notes == ("of 16 bits per channel, animations keep 8",)
+    assert read_picture(save(tmp_path / "b.png")).frames[0].notes == ()  # type: ignore[union-attr]
+
+
 def test_a_still_picture_is_a_picture(tmp_path: Path) -> None:
     Pillow.fromarray(photo(5, 6)).save(tmp_path / "a.gif")
     assert isinstance(read_picture(tmp_path / "a.gif"), Image)

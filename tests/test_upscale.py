@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 import sruplift
+from sruplift import reading
 from sruplift.errors import ImageError, NumericalError, SrupliftError, UsageError
 from sruplift.files import Failure, Job, Skipped
 from sruplift.image import Image
@@ -340,6 +342,27 @@ def test_nothing_is_read_if_the_output_cannot_be(tmp_path: Path) -> None:
     save(tmp_path / "b.png", photo(4, 4))
     with pytest.raises(ImageError, match=r"b\.png exists"):
         upscale_file(tmp_path / "none.png", tmp_path / "b.png", nearest())
+
+
+@pytest.mark.parametrize("kind", ["gif", "tif"])
+def test_a_file_that_goes_away_while_it_is_read_stops_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    victim = save(tmp_path / f"victim.{kind}", photo(4, 4))
+    others = [save(tmp_path / f"{name}.png", photo(4, 4)) for name in "ab"]
+    jobs = [Job(path, path.with_name(f"{path.stem}_x2.png")) for path in (victim, *others)]
+    real = reading.open_picture
+
+    def opened(path: Path, *arguments: Any) -> Any:
+        if path == victim:
+            path.unlink(missing_ok=True)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(reading, "open_picture", opened)
+    failure, *done = upscale_files(jobs, nearest())
+    assert isinstance(failure, Failure)
+    assert str(failure.error) == f"{victim}: no such file or directory"
+    assert all(isinstance(each, UpscaleResult) for each in done)
 
 
 def test_a_network_that_fails_is_named_with_the_file(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _run(batch: ClusterOptions, pool: Pool) -> Totals | None:
 
     from sruplift.cluster.job import run_job
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
     totals, started = None, time.monotonic()
     try:

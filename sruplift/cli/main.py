@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -107,6 +108,9 @@ def run() -> None:
     wait_briefly(os.environ)
     keep_freed_memory()
     say_warnings()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names may have letters that the terminal's, or a file's, encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SrupliftError as error:

@@ -116,7 +116,7 @@ def command(
     }
     if max_pixels is not None:
         chosen["max_pixels"] = max_pixels
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     with terminable():
         if dry_run:
             well = _tell(batch, chosen, console)
@@ -204,7 +204,7 @@ def _plan(
     if chosen["compare"] is not None and len(jobs) != 1:
         raise UsageError(f"--compare is for one image, not {len(jobs)}")
     if chosen["compare"] is not None:
-        check_sheet(Path(chosen["compare"]), jobs)
+        check_sheet(Path(chosen["compare"]), jobs, batch.lists)
     reported = batch.report is not None or batch.resume is not None
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):
@@ -239,6 +239,8 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
     into_pipe = batch.output in (None, PIPE)
     if into_pipe:
         check_stdout()
+        if batch.naming.template != TEMPLATE:
+            raise UsageError("--output-template is for files, not for stdout: --format is for both")
     with tempfile.TemporaryDirectory(prefix="sruplift-") as temporary:
         folder = Path(temporary)
         source = receive(folder) if name == PIPE else Path(name)
@@ -250,6 +252,8 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
             (job,) = plan_jobs(
                 [Found(source)], batch.folder, batch.naming, into_folder=batch.into_folder
             )
+        if chosen["compare"] is not None:
+            check_sheet(Path(chosen["compare"]), [job])
         (job,) = prepare([job], batch) if not into_pipe else [job]
         upscaler = _load(chosen, console) if isinstance(job, Job) else None
         (outcome,) = run_batch([job], upscaler)

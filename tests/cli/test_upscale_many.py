@@ -285,6 +285,78 @@ def test_one_end_is_a_pipe(run: Run) -> None:
     assert tree(".") == ["a.png", "b.jpg", "new/stdin_pan_x2.png"]
 
 
+def test_a_sheet_beside_a_pipe_takes_nobodys_place(run: Run) -> None:
+    source = save("a.png")
+    data = source.read_bytes()
+    for arguments in (
+        ("a.png", "-o", "-", "--compare", "./a.png"),
+        ("-", "-o", "b.png", "--compare", "b.png"),
+    ):
+        outcome = run(*arguments, "--overwrite", stdin=data)
+        assert (outcome.code, outcome.out) == (2, b"")
+        assert "and would be overwritten" in outcome.err
+    assert (tree("."), source.read_bytes()) == (["a.png"], data)
+    assert run("-", "-o", "b.png", "--compare", "sheet.png", stdin=data).code == 0
+    assert tree(".") == ["a.png", "b.png", "sheet.png"]
+
+
+def test_lists_and_reports_are_not_replaced(run: Run) -> None:
+    save("a.png")
+    Path("list.png").write_text("a.png\n")
+    for option, said in (
+        ("-o", "list.png would be both the list of inputs and an output"),
+        ("--compare", "list.png is a list or a report and would be overwritten"),
+    ):
+        outcome = run("--from-file", "list.png", option, "list.png", "--overwrite")
+        assert outcome.code == 2
+        assert said in outcome.err
+    assert run("a.png", "--report", "r.png", "--compare", "r.png", "--overwrite").code == 2
+    assert Path("list.png").read_text() == "a.png\n"
+    assert tree(".") == ["a.png", "list.png"]
+
+
+def test_one_report_is_enough(run: Run) -> None:
+    save("a.png")
+    for other in ("b.jsonl", "-"):
+        outcome = run("a.png", "--resume", "a.jsonl", "--report", other)
+        assert outcome.code == 2
+        assert "--resume appends to its report: leave --report out" in outcome.err
+    assert run("a.png", "--resume", "a.jsonl", "--report", "a.jsonl").code == 0
+    assert run("a.png", "--resume", "a.jsonl").code == 0
+
+
+def test_a_name_for_stdout_is_refused(run: Run) -> None:
+    save("a.png")
+    outcome = run("a.png", "-o", "-", "--output-template", "x_{stem}.jpg")
+    assert (outcome.code, outcome.out) == (2, b"")
+    assert "--output-template is for files, not for stdout" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments"), [("stdin", "- -o b.png"), ("stdout", "a.png -o -")]
+)
+def test_a_closed_pipe_is_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, stream: str, arguments: str
+) -> None:
+    save("a.png")
+    monkeypatch.setattr(sys, stream, None)
+    outcome = run(*arguments.split())
+    assert outcome.code == 2
+    assert f"is {stream}, and that is closed" in outcome.err
+    assert tree(".") == ["a.png"]
+
+
+def test_names_are_shown_whatever_the_encoding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save("日:smile:.png")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "latin-1", write_through=True))
+    outcome = run("日:smile:.png", "--dry-run")
+    assert outcome.code == 0
+    assert shown.getvalue().startswith(rb"\u65e5:smile:.png 10x8 -> ")
+    outcome = run("日:smile:.png")
+    assert outcome.err.startswith("日:smile:.png 10x8 -> 日:smile:_pan_x2.png")
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -84,6 +84,8 @@ def test_a_sheet_is_for_one_image(
         named = (picture, "-o", result, "--compare", taken, "--overwrite")
         assert upscale(monkeypatch, *named) == 2
         assert f"is {kind} and would be overwritten" in capsys.readouterr().err
+    assert upscale(monkeypatch, picture, "--compare", sheet.with_suffix(".txt")) == 2
+    assert "cannot write '.txt' images" in capsys.readouterr().err
     assert picture.read_bytes() == before
     assert not result.exists()
     assert upscale(monkeypatch, picture, "--compare", sheet) == 0
