@@ -8,8 +8,9 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sruplift.errors import ImageError, UsageError
 from sruplift.files import READABLE, Failure, Found, is_folder, reason, shown
@@ -24,6 +25,7 @@ def gather(
     *,
     recursive: bool = False,
     avoid: Path | None = None,
+    suffixes: Iterable[str] = READABLE,
 ) -> list[Found | Failure]:
     """The images that ``inputs`` and ``listed`` mean, in their order; each once.
 
@@ -39,6 +41,7 @@ def gather(
         recursive: folders mean the images of their subfolders too.
         avoid: the folder for results. Where it lies within a folder or below a pattern that is
             searched, what is in it is no input.
+        suffixes: of images, in small letters.
 
     Returns:
         A failure for every input without images and for every folder that cannot be read. A name
@@ -47,9 +50,10 @@ def gather(
     Raises:
         UsageError: an empty name.
     """
+    search = _Search(recursive, avoid, frozenset(suffixes))
     found: dict[str, Found | Failure] = {}
     for text, may_match in [(text, True) for text in inputs] + [(text, False) for text in listed]:
-        for each in _meant(text, recursive, avoid, may_match):
+        for each in _meant(text, search, may_match):
             key = _entry(each.path if isinstance(each, Found) else each.source)
             first = found.setdefault(key, each)
             if isinstance(first, Found) and isinstance(each, Found) and each.named:
@@ -71,53 +75,61 @@ def _without_mark(data: bytes) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _meant(
-    text: str, recursive: bool, avoid: Path | None, may_match: bool
-) -> Sequence[Found | Failure]:
+class _Search(NamedTuple):
+    """How folders and patterns are searched: the arguments of ``gather``."""
+
+    recursive: bool
+    avoid: Path | None
+    suffixes: frozenset[str]
+
+    def wants(self, name: str) -> bool:
+        """Whether it is an image's."""
+        return os.path.splitext(name)[1].lower() in self.suffixes  # noqa: PTH122
+
+
+def _meant(text: str, search: _Search, may_match: bool) -> Sequence[Found | Failure]:
     if not text:
         raise UsageError("an input is empty: name an image or a folder")
     path = Path(text)
     if is_folder(path):
-        return _images(path, recursive, avoid)
+        return _images(path, search)
     if os.path.lexists(path):
         return [Found(path)]
     if ADDRESS.match(text):
         return [Failure(path, ImageError(f"{text} is an address: download it first"))]
     if not may_match or not glob.has_magic(text):
         return [Found(path)]
-    if ANY_DEPTH in path.parts:
-        found = _deep_matches(path, avoid)
-    else:
-        found = _matches(text, recursive, avoid)
+    deep = ANY_DEPTH in path.parts
+    found = _deep_matches(path, search) if deep else _matches(text, search)
     nothing = f"there is no file {shown(path)}, and none matches it as a pattern"
     return found or [Failure(path, ImageError(nothing))]
 
 
-def _matches(pattern: str, recursive: bool, avoid: Path | None) -> list[Found | Failure]:
+def _matches(pattern: str, search: _Search) -> list[Found | Failure]:
     """The files that match, by name, and the images of the folders that do."""
-    if avoid is not None and _within(_literal_part(pattern), avoid):
-        avoid = None  # It was asked for by its name.
+    if search.avoid is not None and _within(_literal_part(pattern), search.avoid):
+        search = search._replace(avoid=None)  # It was asked for by its name.
     found: list[Found | Failure] = []
     for path in _expanded(pattern):
-        if avoid is not None and _within(path, avoid):
+        if search.avoid is not None and _within(path, search.avoid):
             continue
         if is_folder(path):
-            found += _images(path, recursive, avoid)
-        elif not _means_images(pattern) or _is_image_name(path.name):
+            found += _images(path, search)
+        elif not _means_images(pattern) or search.wants(path.name):
             found.append(Found(path, named=False))
     return found
 
 
-def _deep_matches(pattern: Path, avoid: Path | None) -> list[Found | Failure]:
+def _deep_matches(pattern: Path, search: _Search) -> list[Found | Failure]:
     """The files that match a pattern with ``**``, each below the folder where that begins."""
     at = pattern.parts.index(ANY_DEPTH)
     start, rest = str(Path(*pattern.parts[:at])), pattern.parts[at:]
     found: list[Found | Failure] = []
     for root in _expanded(start) if glob.has_magic(start) else [Path(start)]:
-        for each in _walk(root, True, avoid):
+        for each in _walk(root, True, search.avoid):
             if isinstance(each, Failure):
                 found.append(each)
-            elif _means_images(str(pattern)) and not _is_image_name(each.name):
+            elif _means_images(str(pattern)) and not search.wants(each.name):
                 continue
             elif _fits(each.relative_to(root).parts, rest):
                 found.append(Found(each, root, named=False))
@@ -147,13 +159,13 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def _images(folder: Path, recursive: bool, avoid: Path | None) -> list[Found | Failure]:
+def _images(folder: Path, search: _Search) -> list[Found | Failure]:
     """The images of a folder, by name."""
     found: list[Found | Failure] = []
-    for each in _walk(folder, recursive, avoid):
+    for each in _walk(folder, search.recursive, search.avoid):
         if isinstance(each, Failure):
             found.append(each)
-        elif _is_image_name(each.name):
+        elif search.wants(each.name):
             found.append(Found(each, folder, named=False))
     return found or [Failure(folder, ImageError(f"no images in folder {shown(folder)}"))]
 
@@ -210,10 +222,6 @@ def _number(folder: Path) -> tuple[int, int] | str:
     except OSError:
         return str(folder)
     return status.st_dev, status.st_ino
-
-
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in READABLE  # noqa: PTH122
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -144,11 +144,41 @@ def test_what_an_input_means(kind: str, tmp_path: Path, memory: str) -> None:
     assert found(f"{root}/s/b.JPG") == ["b.JPG"]
     assert found(f"{root}/*.parquet") == ["p.parquet"]
     assert found(f"{root}/a.*") == ["a.png"]
+    assert found(f"{root}/s/*") == ["b.JPG", "t.tar"]
+    assert found(f"{root}/p*") == ["p.parquet"]
     assert found(f"{root}/*/*.JPG") == ["s/b.JPG"]
     assert "no " in found(f"{root}/absent/*.png")[0]
     (only,) = find_entries(f"{root}/a.png", find_place(f"{root}/a.png"), avoid)
     assert isinstance(only, Entry)
     assert only.version.startswith("1 ")
+
+
+def test_containers_are_found_as_images_are(tmp_path: Path) -> None:
+    place = fill(tmp_path / "in", {"a.TAR": b"x", "b.tar/c.png": b"x", "d/e.png": b"x"})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "f.tar").touch()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    avoid = find_place(str(tmp_path / "out"))
+    for text in (place.root, f"{place.root}/**"):
+        found = names(find_entries(text, find_place(text), avoid))
+        assert found == ["a.TAR", "b.tar/c.png", "d/e.png", "link/f.tar"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fill(tmp_path / "in", {"a.tar": b"x", "secret/b.png": b"x"})
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = names(find_entries(place.root, place, find_place(str(tmp_path / "out"))))
+    secret = tmp_path / "in" / "secret"
+    assert sorted(found) == ["a.tar", f"cannot read folder {secret}: permission denied"]
 
 
 def test_names_that_lead_out_of_a_folder() -> None:
@@ -203,6 +233,8 @@ def test_the_rows_of_a_parquet_file(memory: str) -> None:
         row_groups(place.fs, entry_of(place, "z.parquet"), None)
     with pytest.raises(UsageError, match="no column 'image'"):
         row_groups(place.fs, only, "image")
+    with pytest.raises(UsageError, match="column 'n' holds no images but int64: name another"):
+        row_groups(place.fs, entry_of(place, "z.parquet"), "n")
     with pytest.raises(ImageError, match=r"cannot read .*bad\.parquet"):
         row_groups(place.fs, entry_of(place, "bad.parquet"), None)
 
@@ -363,6 +395,7 @@ def test_names_that_clash(tmp_path: Path, weights: Path) -> None:
     files = {"in/a.png": b"", "a.png": b""}
     refused("is an input", files, out="", template="{stem}{suffix}")
     refused("others would be written to", {"a.tar": b"", "a/b.png": b""})
+    refused("need {stem}", {"t.tar": b""}, template="x{suffix}")
     refused("index", {"a.png": b""}, template="{index}{suffix}")
     refused("the output is the input", {"a.png": b""}, out="in")
 

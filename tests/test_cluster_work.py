@@ -115,6 +115,61 @@ def test_a_parquet_file(tmp_path: Path, memory: str, weights: Path) -> None:
     assert sorted(images(target)) == [f"d/p/{name}" for name in named]
 
 
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_two_images_of_a_container_with_one_name(
+    kind: str, tmp_path: Path, memory: str, weights: Path
+) -> None:
+    members = {"k.jpg": encoded(1, "JPEG"), "k.png": encoded(2), "m.png": encoded(3)}
+    uri = fill(tmp_path / "in", {"t.tar": tar_of(members)}).uri_of("t.tar")
+    target = find_place(str(tmp_path / "out") if kind == "local" else f"{memory}/out")
+    batch = Batch(tmp_path / "in", target.uri_of(), weights, suffix=".png")
+    (outcome,) = batch.do(batch.plan())
+    address = target.uri_of("t/k_pan_x2.png")
+    twins = f"{uri}#k.jpg and {uri}#k.png would both be written to {address}"
+    assert (outcome.done, outcome.errors) == (2, (twins,))
+    first = images(target)
+    assert sorted(first) == ["t/k_pan_x2.png", "t/m_pan_x2.png"]
+    for options in ({}, {}, {"overwrite": True}):
+        batch = Batch(tmp_path / "in", target.uri_of(), weights, suffix=".png", **options)
+        (outcome,) = batch.do(batch.plan())
+        assert outcome.errors == (twins,)
+        assert images(target) == first
+
+
+def test_what_exists_in_a_container_is_skipped_only_as_long_as_it_does(
+    tmp_path: Path, weights: Path
+) -> None:
+    members = {"k.png": encoded(2), "m.png": encoded(3)}
+    fill(tmp_path / "in", {"t.tar": tar_of(members)})
+    target = fill(tmp_path / "out", {"t/m_pan_x2.png": b"somebody else's"})
+    ends = []
+    for options in ({"skip_existing": True}, {"skip_existing": True, "quality": 50}, {}):
+        batch = Batch(tmp_path / "in", target.root, weights, **options)
+        plan = batch.plan()
+        outcomes = batch.do(plan)
+        ends.append(
+            (sum(o.done for o in outcomes), plan.skipped + sum(o.skipped for o in outcomes))
+        )
+        if options:
+            assert target.read("t/m_pan_x2.png") == b"somebody else's"
+            continue
+    assert ends[:2] == [(1, 1), (0, 2)]
+    target.remove("t/m_pan_x2.png")
+    batch = Batch(tmp_path / "in", target.root, weights)
+    assert sum(outcome.done for outcome in batch.do(batch.plan())) == 1
+    assert batch.plan().skipped == 2
+
+
+def test_folders_with_brackets(tmp_path: Path, weights: Path) -> None:
+    fill(tmp_path / "in[1]", {"a.png": encoded(1), "bad.png": b"no image"})
+    for count in (1, 0):
+        batch = Batch(tmp_path / "in[1]", tmp_path / "out[1]", weights)
+        plan = batch.plan()
+        assert plan.skipped == 1 - count
+        assert sum(outcome.done for outcome in batch.do(plan)) == count
+        assert sum(outcome.failed for outcome in batch.do(batch.plan())) == 1
+
+
 def test_a_container_that_ends_early(tmp_path: Path, weights: Path) -> None:
     whole = tar_of({"1.png": encoded(1), "2.png": encoded(2) + bytes(20000)})
     place = fill(tmp_path / "in", {"t.tar": whole[:4000]})

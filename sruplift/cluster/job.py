@@ -213,6 +213,8 @@ class Worker:
             result: Any = do_partition(partition, options, parameters, self._upscaler, scratch)
         except SrupliftError as error:
             result = error
+        except Exception as error:
+            result = SrupliftError(f"a worker failed: {type(error).__name__}: {said(error)}")
         return {"outcome": pickle.dumps(result)}
 
 

@@ -25,6 +25,8 @@ from sruplift.errors import ImageError, ReportError
 from sruplift.report import KEYS, line_of
 
 FOLDER = "_report"
+# Why an image is skipped for which a result was there already.
+EXISTS = "the output exists"
 MORE_KEYS = ("input_version", "input_name")
 _PART = re.compile(r"part-(\d+)-\d+\.(jsonl|begun)")
 Record = Mapping[str, Any]
@@ -127,8 +129,9 @@ class History:
                 continue
             if not version or record["input_version"] != version:
                 continue
-            if record["status"] == "skipped":  # It was large enough: there is no output.
-                return place not in sizes
+            if record["status"] == "skipped":
+                # It was large enough: there is no output. Or somebody else's was there then.
+                return place not in sizes and EXISTS not in (record["notes"] or ())
             return sizes.get(place) == record["output_bytes"]
         return False
 

@@ -95,8 +95,13 @@ class Place:
         paths = [self.path_of(name) for name in names]
         if not paths:
             return []
-        found = self._asked("read", names[0], lambda: self.fs.cat(paths))
-        return [bytes(found[path]) for path in paths]
+        # Not `cat`, to which brackets in a folder's name are a pattern.
+        whole: list[None] = [None] * len(paths)
+        found = self._asked("read", names[0], lambda: self.fs.cat_ranges(paths, whole, whole))
+        for name, data in zip(names, found, strict=True):
+            if isinstance(data, BaseException):
+                raise ImageError(f"cannot read {self.uri_of(name)}: {said(data)}") from data
+        return [bytes(data) for data in found]
 
     def write(self, name: str, data: bytes) -> None:
         """A file with this content, in place of any other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ class Partition:
     Attributes:
         name: of its part of the report.
         done: the images in a container that are not to be done.
+        made: the outputs of those, and whose each is.
         taken: outputs that exist and are somebody else's.
         ours: outputs that exist and may be replaced.
     """
@@ -93,6 +94,7 @@ class Partition:
     group: int = 0
     first: int = 0
     done: frozenset[str] = frozenset()
+    made: Mapping[str, str] = field(default_factory=dict)
     taken: frozenset[str] = frozenset()
     ours: frozenset[str] = frozenset()
 
@@ -203,6 +205,11 @@ class _Planner:
         if self.target.is_local and self.source.is_local:
             whole = ((Path(e.path), Path(self.target.path_of(n))) for e, n in images.items())
             check_clashes([Job(*paths) for paths in whole])
+        if containers and "{stem" not in self.options.naming.template:
+            raise UsageError(
+                f"--output-template: the images in {containers[0].uri} need {{stem}} to have names"
+                " of their own"
+            )
         folders = Counter(each.folder for each in containers)
         folders += Counter({FOLDER: 1})
         for each in containers:
@@ -244,7 +251,7 @@ class _Planner:
         known = (each for each in self.history.records if each.startswith(inside))
         done = frozenset(each for each in known if self._covers(each, entry))
         self.skipped += len(done)
-        yield {"container": entry, "done": done, **existing}
+        yield {"container": entry, "done": done, "made": self._made(done), **existing}
 
     def _of_parquet(self, entry: Entry, existing: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         try:
@@ -276,9 +283,16 @@ class _Planner:
         facts = (self.parameters, self.sizes)
         return any(self.history.covers(source, entry.version, each, *facts) for each in outputs)
 
+    def _made(self, done: Iterable[str]) -> dict[str, str]:
+        """The outputs of images that are done, and whose each is."""
+        lines = ((each, record) for each in done for record in self.history.records[each])
+        return {str(r["output"]): each for each, r in lines if r["status"] == "done"}
+
     def _existing(self, pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
         """Of outputs that exist, by input or container: whose they are."""
         overwrite = self.options.upscale.overwrite
         pairs = list(pairs)
-        ours = {out for begun, out in pairs if overwrite or self.history.wrote(begun, out)}
+        ours: set[str] = set()
+        if not self.options.skip_existing:
+            ours = {out for begun, out in pairs if overwrite or self.history.wrote(begun, out)}
         return {"ours": frozenset(ours), "taken": frozenset(out for _, out in pairs) - ours}

@@ -7,8 +7,9 @@ import glob
 import itertools
 import os
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,9 @@ def _local(place: Place, avoid: Place) -> list[Entry | Failure]:
     """As ``sruplift upscale --recursive`` finds images; and containers."""
     root, results = Path(place.root), Path(avoid.root) if avoid.is_local else None
     outside = results if results is not None and is_folder(results) else None
-    found = gather((place.root,), recursive=True, avoid=outside)
+    suffixes = (*READABLE, *CONTAINERS)
+    found = gather((place.root,), recursive=True, avoid=outside, suffixes=suffixes)
     base = _literal_part(place.root) if not is_folder(root) else place.root
-    if is_folder(root):
-        inside = sorted(each for kind in CONTAINERS for each in root.rglob(f"*{kind}"))
-        containers = [Found(each, root) for each in inside if not _hidden(each.relative_to(root))]
-        found = [each for each in found if isinstance(each, Found) or not containers]
-        found += containers
     return [_local_entry(each, base) if isinstance(each, Found) else each for each in found]
 
 
@@ -241,13 +238,20 @@ def _readable(entry: Entry) -> Iterator[None]:
 
 def _column(file: Any, entry: Entry, asked: str | None) -> str:
     """The column of images: the one asked for, ``IMAGE_COLUMN``, or the only one of bytes."""
-    names: Sequence[str] = file.schema_arrow.names
-    binary = [name for name in names if str(file.schema_arrow.field(name).type).endswith("binary")]
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    binary = [name for name, kind in types.items() if "binary" in kind and "<" not in kind]
     wanted = asked or IMAGE_COLUMN
-    if wanted in names:
-        return wanted
-    if asked is None and len(binary) == 1:
-        return binary[0]
-    raise UsageError(
-        f"{entry.uri} has no column {wanted!r}: name one with --image-column ({', '.join(names)})"
-    )
+    if wanted not in types:
+        if asked is None and len(binary) == 1:
+            return binary[0]
+        raise UsageError(
+            f"{entry.uri} has no column {wanted!r}: name one with --image-column"
+            f" ({', '.join(types)})"
+        )
+    # Hugging Face's have the bytes beside a path.
+    if wanted not in binary and not re.match(r"struct<.*\bbytes: \w*binary", types[wanted]):
+        raise UsageError(
+            f"{entry.uri}: column {wanted!r} holds no images but {types[wanted]}: name another with"
+            f" --image-column ({', '.join(types)})"
+        )
+    return wanted

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sruplift.cluster.parts import Part
+from sruplift.cluster.parts import EXISTS, Part
 from sruplift.cluster.places import find_place
 from sruplift.cluster.planning import ClusterOptions, Partition
 from sruplift.cluster.sources import PARQUET, Member, rows, safe, tar_members
@@ -107,6 +107,10 @@ class _Attempt:
         self.again = len(self.part.attempts) > 1
         self.stalled = self.part.stalled()
         self._cleaned: set[Path] = set()
+        # Whose each result is: two images of a container may have names that differ in suffix.
+        self._owners = dict(partition.made)
+        done = (record for record in self.part.records if record["status"] == "done")
+        self._owners |= {str(record["output"]): str(record["input"]) for record in done}
 
     def run(self, upscaler: Upscaler) -> None:
         # One at a time, lest an image be blamed for what one that is read ahead of it does.
@@ -164,6 +168,7 @@ class _Attempt:
                 raise ImageError(f"{member.uri}: its name leads out of the folder for results")
             source, name = self._fetched(member, number, files)
             output = self.options.output_name(name, member.path or "")
+            self._require_own(member, self.target.uri_of(output))
             item = self._item(source, output, number, files)
         except SrupliftError as error:
             item = Failure(Path(member.uri), error)
@@ -171,6 +176,11 @@ class _Attempt:
         address = self.target.uri_of(output)
         sha256 = sha256_of(source) if isinstance(item, Job) else None
         return _Staged(member, item, address, name, sha256, tuple(files))
+
+    def _require_own(self, member: Member, address: str) -> None:
+        owner = self._owners.setdefault(address, member.uri)
+        if owner != member.uri:
+            raise ImageError(f"{owner} and {member.uri} would both be written to {address}")
 
     def _fetched(self, member: Member, number: int, files: list[Path]) -> tuple[Path, str]:
         """The image as a file of this machine, and its name with a suffix."""
@@ -189,7 +199,7 @@ class _Attempt:
         address = self.target.uri_of(output)
         if address in self.partition.taken:
             if self.options.skip_existing:
-                return Skipped(source, Path(address), "the output exists")
+                return Skipped(source, Path(address), EXISTS)
             raise ImageError(f"{address} exists (--overwrite replaces it)")
         if not self.target.is_local:
             copy = self.folder / f"{number}-result{Path(output).suffix}"
