@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from sruplift.decoding import (
+    ANIMATED,
     MAX_PIXELS,
     check_png,
     check_size,
@@ -38,7 +39,6 @@ from sruplift.reading import (
 )
 from sruplift.xmp import gif_with_xmp
 
-ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # What browsers show a frame for that does not say how long, milliseconds.
 DEFAULT_DURATION = 100
 # The longest that a format can show a frame for, milliseconds: 16 bits of hundredths of a second,

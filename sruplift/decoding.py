@@ -23,6 +23,8 @@ from sruplift.tiff import complaints
 
 # A guard against decompression bombs: 16384 x 16384.
 MAX_PIXELS = 2**28
+# Formats whose several pictures are frames, not pages.
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 FORMATS = tuple(dict.fromkeys(READABLE.values()))
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 # Pillow's grey of few bits is spread to 0..255, but not the level that is to be transparent.
@@ -106,6 +108,12 @@ def count_frames(path: Path, picture: Pillow.Image) -> int:
         raise damaged(path, error) from error
 
 
+def several(path: Path, picture: Pillow.Image, frames: int) -> ImageError:
+    """The error for a file of several pictures where there can be only one."""
+    what = "pages" if picture.format == "TIFF" else "frames"
+    return unreadable(path, f"it has {frames} {what}; only single images are supported")
+
+
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     """Refuse an image of more than ``max_pixels``."""
     pixels = width * height
@@ -183,14 +191,19 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, in
     """(height, width, frames) of an image file, upright, from its header alone.
 
     Raises:
-        ImageError: it cannot be opened, is damaged, or has more than ``max_pixels``.
+        ImageError: it cannot be opened, is damaged, has more than ``max_pixels``, or several
+            pictures that are no animation.
     """
     with opened(path) as file, collected_warnings([]):
         picture = open_picture(path, file, max_pixels)
         frames = count_frames(path, picture)
+        if frames > 1 and picture.format not in ANIMATED:
+            raise several(path, picture, frames)
         orientation = 1
-        # Pillow decodes a PNG to look for it, and has turned a TIFF's size already.
-        if picture.format not in ("PNG", "TIFF"):
+        # Pillow decodes a PNG to look for it behind the pixels, and has turned a TIFF's size
+        # already.
+        told = picture.format != "PNG" or "exif" in picture.info
+        if told and picture.format != "TIFF":
             with contextlib.suppress(Exception):
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     turned = orientation in (5, 6, 7, 8)

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from sruplift import store
+from sruplift.animation import check_animates
 from sruplift.decoding import picture_size
 from sruplift.engine import Engine, bytes_per_pixel
 from sruplift.errors import SrupliftError
-from sruplift.files import Failure, Job, Skipped
+from sruplift.files import WRITABLE, Failure, Job, Skipped, is_folder
+from sruplift.image import check_side
 from sruplift.memory import resident_memory
+from sruplift.outfile import check_destination
+from sruplift.sizes import large_enough
 from sruplift.tiling import Rows
 from sruplift.upscaler import Upscaler
 
@@ -46,14 +50,22 @@ class Estimator:
         self.upscaler = upscaler
         self._speed: dict[int, float] = {}
 
-    def __call__(self, job: Job) -> Estimate:
+    def __call__(self, job: Job) -> Estimate | Skipped:
         """Read the header of ``job``'s input.
 
         Raises:
             SrupliftError: it cannot be read, or what is asked for cannot be made of it.
         """
-        height, width, frames = picture_size(job.source, self.upscaler.options.max_pixels)
+        options = self.upscaler.options
+        if is_folder(job.destination.parent):  # Others are made when the work begins.
+            check_destination(job.destination, options.overwrite or job.replace)
+        height, width, frames = picture_size(job.source, options.max_pixels)
+        if frames > 1:
+            check_animates(job.destination)
         way = self.upscaler.route(height, width)
+        if options.only_if_smaller and not way.scales:
+            return Skipped(job.source, job.destination, large_enough(height, width))
+        check_side(job.destination, WRITABLE[job.destination.suffix.lower()], *way.size)
         tiles, seconds, working = 0, 0.0, 0.0
         rows, columns = height, width
         for scale in way.scales:

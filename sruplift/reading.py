@@ -27,6 +27,7 @@ from sruplift.decoding import (
     open_picture,
     opened,
     sentence,
+    several,
     unreadable,
 )
 from sruplift.errors import ImageError
@@ -93,8 +94,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
         picture = open_picture(path, file, max_pixels)
         frames = count_frames(path, picture)
         if frames > 1:
-            what = "pages" if picture.format == "TIFF" else "frames"
-            raise unreadable(path, f"it has {frames} {what}; only single images are supported")
+            raise several(path, picture, frames)
         bits = stored_bits(head, picture)
         if picture.format in ("JPEG", "MPO"):
             _check_jpeg(path, notes)

@@ -146,3 +146,8 @@ def _chains(native: list[int], ratio: float) -> list[tuple[int, ...]]:
 
 def _rounded(length: float) -> int:
     return max(1, math.floor(length + 0.5))
+
+
+def large_enough(height: int, width: int) -> str:
+    """Why an image is left alone that is to be enlarged only if it is smaller."""
+    return f"{width}x{height} is large enough already"

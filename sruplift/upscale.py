@@ -30,6 +30,7 @@ from sruplift.image import (
 from sruplift.outfile import check_destination
 from sruplift.seams import SeamReport
 from sruplift.sheet import comparison
+from sruplift.sizes import large_enough
 from sruplift.strips import Progress
 from sruplift.upscaler import UpscaleOptions, Upscaler
 from sruplift.xmp import with_provenance
@@ -209,8 +210,7 @@ def _enlarge(loaded: _Loaded, upscaler: Upscaler, progress: Progress | None) -> 
     job, options, first = loaded.job, upscaler.options, loaded.frames[0]
     way = upscaler.route(*first.size)
     if options.only_if_smaller and not way.scales:
-        height, width = first.size
-        return Skipped(job.source, job.destination, f"{width}x{height} is large enough already")
+        return Skipped(job.source, job.destination, large_enough(*first.size))
     kind = WRITABLE[job.destination.suffix.lower()]
     check_side(job.destination, kind, *way.size)
     flatten = first.alpha is not None and not holds_alpha(job.destination)

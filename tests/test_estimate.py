@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image as Pillow
 from sruplift.errors import ImageError
 from sruplift.estimate import Estimate, Estimator, estimates
 from sruplift.files import Failure, Job
-from sruplift.upscale import UpscaleResult, upscale_file
+from sruplift.upscale import UpscaleResult, upscale_file, upscale_files
 from sruplift.upscaler import Upscaler
 
 
@@ -54,11 +55,49 @@ def test_every_frame_counts(tmp_path: Path) -> None:
     assert estimate(Job(tmp_path / "a.gif", tmp_path / "b.gif")).tiles == 3
 
 
-def test_a_turned_photo_is_estimated_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_turned_photo_is_estimated_upright(tmp_path: Path, suffix: str) -> None:
     exif = Pillow.Exif()
     exif[274] = 6
-    work = job(tmp_path / "a.jpg", 20, 30, exif=exif)
+    work = job(tmp_path / f"a{suffix}", 20, 30, exif=exif)
     assert Estimator(Upscaler("pan", scale=2, device="cpu"))(work).output_size == (60, 40)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("exists", r"x_a\.png exists"),
+        ("pages", r"a\.tif: it has 2 pages; only single images are supported"),
+        ("frames", r"\.jpg holds no animation"),
+        ("side", "17000"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(tmp_path: Path, trouble: str, said: str) -> None:
+    options: dict[str, int] = {"scale": 2}
+    pictures = [Pillow.fromarray(photo(8, 8)), Pillow.fromarray(photo(8, 8)).rotate(90)]
+    work = job(tmp_path / "a.png", 8, 8)
+    if trouble == "exists":
+        work.destination.touch()
+    elif trouble == "side":
+        options = {"width": 17_000}
+        work = Job(job(tmp_path / "b.png", 8, 300).source, tmp_path / "b.webp")
+    else:
+        path = tmp_path / ("a.tif" if trouble == "pages" else "a.gif")
+        pictures[0].save(path, save_all=True, append_images=pictures[1:])
+        work = Job(path, tmp_path / ("b.png" if trouble == "pages" else "b.jpg"))
+    upscaler = Upscaler("pan", device="cpu", **options)
+    (estimated,) = estimates([work], upscaler)
+    (done,) = upscale_files([work], upscaler)
+    assert isinstance(estimated, Failure)
+    assert isinstance(done, Failure)
+    assert str(estimated.error) == str(done.error)
+    assert re.search(said, str(done.error))
+
+
+def test_what_is_large_enough_is_skipped(tmp_path: Path) -> None:
+    upscaler = Upscaler("pan", device="cpu", max_side=8, only_if_smaller=True)
+    work = job(tmp_path / "a.png", 8, 8)
+    assert list(estimates([work], upscaler)) == list(upscale_files([work], upscaler))
 
 
 def test_what_cannot_be_read_is_passed_on(tmp_path: Path) -> None:
