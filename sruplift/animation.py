@@ -132,8 +132,13 @@ def write_animation(
         if kind == "GIF" and first.xmp:
             data = gif_with_xmp(data, first.xmp)
         temporary.write_bytes(data)
-    endless = (f"AVIF is played for ever, not {animation.loop} times",)
-    return first.notes + (endless if kind == "AVIF" and animation.loop else ())
+    notes = list(first.notes)
+    if kind == "AVIF" and animation.loop:
+        notes.append(f"AVIF is played for ever, not {animation.loop} times")
+    least = SHORTEST.get(kind, 1)
+    if any(each < least for each in animation.durations):
+        notes.append(f"frames are shown for {least} ms at least: browsers take less for 100")
+    return tuple(notes)
 
 
 def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: int) -> Animation:
@@ -149,7 +154,9 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     frames, durations = [], []
     size = picture.size
     try:
-        loop = int(picture.info.get("loop", 1 if picture.format == "GIF" else 0))
+        loop = int(picture.info.get("loop", 0))
+        if picture.format == "GIF":
+            loop = _plays(picture.info.get("loop"))
         for index in range(first, count):
             picture.seek(index)
             picture.load()
@@ -173,6 +180,13 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     dpi = same[0].dpi or exif_resolution(found["exif"])
     same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))
     return Animation(tuple(same), tuple(durations), loop)
+
+
+def _plays(repetitions: int | None) -> int:
+    """How many times a GIF is played: it says how often again (its NETSCAPE2.0 block)."""
+    if repetitions is None:
+        return 1
+    return repetitions + 1 if repetitions else 0
 
 
 def _duration(picture: Pillow.Image) -> int:
@@ -214,7 +228,7 @@ def _timing(animation: Animation, kind: str) -> dict[str, Any]:
     if kind == "GIF":
         # A frame with holes must not show the one before; each is whole.
         holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
-        once = {} if loop == 1 else {"loop": loop}
+        once = {} if loop == 1 else {"loop": max(loop - 1, 0)}
         return {"duration": durations, **once, **holes}
     if kind == "PNG":  # A fraction of two 16-bit numbers: in a long time no thousandths fit.
         durations = [each if each <= 65_535 else round(each, -3) for each in durations]

@@ -45,7 +45,8 @@ class BatchOptions:
         overwrite: replace files that exist.
         skip_existing: leave out inputs whose output exists.
         report: the report to append to.
-        resume: the report that says what is done; it is appended to.
+        resume: the report that says what is done; it is appended to if ``report`` is None, which
+            otherwise says so, too.
 
     Raises:
         UsageError: options that contradict each other, or nothing to do.
@@ -73,8 +74,6 @@ class BatchOptions:
             raise UsageError("--overwrite and --skip-existing contradict each other")
         if self.resume == PIPE:
             raise UsageError("--resume needs a file: what was written to stdout cannot be read")
-        if self.resume is not None and self.report not in (None, self.resume):
-            raise UsageError("--resume appends to its report: leave --report out")
         if self.piped and (
             len(self.inputs) != 1
             or self.from_file is not None
@@ -147,7 +146,11 @@ def left_to_do(
     """
     items: list[Item] = list(jobs)
     if options.resume is not None:
-        items = without_done(jobs, read_history(Path(options.resume)), parameters or {})
+        history = read_history(Path(options.resume))
+        if options.report not in (None, PIPE, options.resume):
+            # What an earlier run of this kind wrote is there.
+            history = history.then(read_history(Path(str(options.report))))
+        items = without_done(jobs, history, parameters or {})
     return without_existing(items) if options.skip_existing else items
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 # Files of other machines, and of versions that did not name the process, are left alone for a day.
 LONG_AGO = 24 * 60 * 60
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAME = re.compile(r"\.sruplift-(?:([0-9a-f]{8})-(\d+)-[0-9a-f]{16}|.+)\.part")
 
 
@@ -66,9 +67,12 @@ def _is_running(pid: int) -> bool:
 
 
 def _host() -> str:
-    """Eight digits for this machine and its table of processes."""
-    try:
+    """Eight digits for this machine and its table of processes.
+
+    Copies of a machine have one name, but none was started when another was.
+    """
+    processes = started = ""
+    with contextlib.suppress(OSError):
         processes = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it is no path.
-    except OSError:
-        processes = ""
-    return f"{zlib.crc32(f'{platform.node()} {processes}'.encode()):08x}"
+        started = _BOOT.read_text().strip()
+    return f"{zlib.crc32(f'{platform.node()} {processes} {started}'.encode()):08x}"

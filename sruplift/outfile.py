@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from sruplift.leftovers import temporary_path
 def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; afterwards the file is renamed to ``path``.
 
+    It gets the permissions of a file that it replaces.
+
     Raises:
         ImageError: it cannot be written, or ``path`` exists by now and may not be replaced.
     """
@@ -25,6 +29,8 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         check_destination(path, overwrite)  # It may have appeared meanwhile.
+        with contextlib.suppress(OSError):  # There is none, mostly.
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
     except OSError as error:
         raise ImageError(f"cannot write {shown(path)}: {reason(error)}") from error

@@ -25,6 +25,10 @@ class History:
     records: Mapping[str, Record]
     written: frozenset[str]
 
+    def then(self, later: History) -> History:
+        """Both, of which ``later`` knows better."""
+        return History({**self.records, **later.records}, self.written | later.written)
+
     def wrote(self, job: Job) -> bool:
         """Whether a file at the destination is one that the report's runs wrote."""
         return absolute(job.destination) in self.written

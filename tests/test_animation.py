@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def save(path: Path, channels: int = 3, **options: object) -> Path:
     if path.suffix == ".gif":
         options["disposal"] = 2
     if path.suffix != ".avif":
-        options["loop"] = 3
+        # A GIF says how often it is played again.
+        options["loop"] = 2 if path.suffix == ".gif" else 3
     if path.suffix == ".webp":
         options["lossless"] = True
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=DURATIONS, **options)
@@ -113,6 +115,32 @@ def test_frames_without_a_time_get_the_browsers(tmp_path: Path) -> None:
     assert isinstance(animation, Animation)
     assert animation.durations == (100, 100, 100)
     assert animation.loop == 1
+
+
+@pytest.mark.parametrize(("again", "plays"), [(None, 1), (0, 0), (1, 2), (5, 6)])
+def test_a_gif_says_how_often_it_is_played_again(
+    tmp_path: Path, again: int | None, plays: int
+) -> None:
+    pictures = [Pillow.fromarray(frame) for frame in frames()]
+    options = {} if again is None else {"loop": again}
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], **options)
+    animation = read_picture(tmp_path / "a.gif")
+    assert isinstance(animation, Animation)
+    assert animation.loop == plays
+    for suffix, told in ((".gif", again), (".webp", plays), (".png", plays)):
+        write_animation(tmp_path / f"b{suffix}", animation)
+        with Pillow.open(tmp_path / f"b{suffix}") as written:
+            assert written.info.get("loop") == told
+
+
+def test_frames_too_short_for_a_gif_are_told(tmp_path: Path) -> None:
+    animation = read_picture(save(tmp_path / "a.png"))
+    assert isinstance(animation, Animation)
+    quick = dataclasses.replace(animation, durations=(10, 120, 200))
+    (note,) = write_animation(tmp_path / "b.gif", quick)
+    assert note == "frames are shown for 20 ms at least: browsers take less for 100"
+    assert write_animation(tmp_path / "c.gif", animation) == ()
+    assert write_animation(tmp_path / "d.png", quick) == ()
 
 
 def test_the_picture_for_those_who_show_no_frames_is_no_frame(tmp_path: Path) -> None:

@@ -604,6 +604,15 @@ def test_files_get_the_users_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_permissions_of_a_file_that_is_replaced_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    path.chmod(0o600)
+    write_image(path, Image(smooth()), overwrite=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_image(path).size == (32, 40)
+
+
 def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 125 + ".png")
     write_image(path, Image(smooth()))

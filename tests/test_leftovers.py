@@ -45,6 +45,18 @@ def test_the_files_of_a_process_that_is_gone(
     assert sorted(tmp_path.iterdir()) == sorted([mine, others])
 
 
+def test_the_files_of_a_copy_of_this_machine_are_anothers(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "boot").write_text("0b7c\n")
+    monkeypatch.setattr(leftovers, "_BOOT", tmp_path / "boot")
+    theirs = aged(named(tmp_path, gone, monkeypatch), 60)
+    (tmp_path / "boot").write_text("91ea\n")
+    assert remove_leftovers([tmp_path]) == []
+    (tmp_path / "boot").write_text("0b7c\n")
+    assert remove_leftovers([tmp_path]) == [theirs]
+
+
 def test_files_whose_process_nobody_knows_are_removed_after_a_day(
     tmp_path: Path, gone: int
 ) -> None:

@@ -94,7 +94,7 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         metavar="FILE",
-        help="Leave out what is done by this report, and append to it.",
+        help="Leave out what is done by this report, and append to it (or to --report's).",
     ),
 ]
 MaxPixels = Annotated[

@@ -315,14 +315,16 @@ def test_lists_and_reports_are_not_replaced(run: Run) -> None:
     assert tree(".") == ["a.png", "list.png"]
 
 
-def test_one_report_is_enough(run: Run) -> None:
-    save("a.png")
-    for other in ("b.jsonl", "-"):
-        outcome = run("a.png", "--resume", "a.jsonl", "--report", other)
-        assert outcome.code == 2
-        assert "--resume appends to its report: leave --report out" in outcome.err
-    assert run("a.png", "--resume", "a.jsonl", "--report", "a.jsonl").code == 0
-    assert run("a.png", "--resume", "a.jsonl").code == 0
+def test_what_another_report_has_is_resumed_too(run: Run) -> None:
+    for name in "abc":
+        save(f"in/{name}.png")
+    assert run("in/a.png", "-o", "out/", "--report", "old.jsonl").code == 0
+    given = ("-o", "out/", "--resume", "old.jsonl", "--report", "new.jsonl")
+    assert run("in/a.png", "in/b.png", *given).code == 0  # Ended early, as it were.
+    outcome = run("in", *given)
+    assert (outcome.code, outcome.err.splitlines()[-1][:20]) == (0, "1 done, 2 skipped in")
+    assert statuses("new.jsonl") == ["skipped", "done", "skipped", "skipped", "done"]
+    assert statuses("old.jsonl") == ["done"]
 
 
 def test_a_name_for_stdout_is_refused(run: Run) -> None:
