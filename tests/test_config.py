@@ -33,9 +33,9 @@ def test_papers_recipes_take_another_scale(name: str, scale: int) -> None:
 
 def test_stages_follow_one_another() -> None:
     config = read_config("pan_x2", ["iterations=100", "loss=l2"])
-    assert [(s.until, s.patch_size) for s in config.stages] == [(0.6, 32), (1.0, 48)]
-    first, second = config.stage_at(59), config.stage_at(60)
-    assert (first.patch_size, second.patch_size) == (32, 48)
+    assert [(s.until, s.patch_size) for s in config.stages] == [(0.75, 32), (1.0, None)]
+    first, second = config.stage_at(74), config.stage_at(75)
+    assert (first.patch_size, second.patch_size) == (32, 40)
     assert (first.batch_size, first.loss) == (8, "l2")
 
 
