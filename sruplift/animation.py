@@ -154,9 +154,8 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     frames, durations = [], []
     size = picture.size
     try:
-        loop = int(picture.info.get("loop", 0))
-        if picture.format == "GIF":
-            loop = _plays(picture.info.get("loop"))
+        told = picture.info.get("loop")
+        loop = _plays(told) if picture.format == "GIF" else int(told or 0)
         for index in range(first, count):
             picture.seek(index)
             picture.load()
@@ -223,8 +222,9 @@ def _timing(animation: Animation, kind: str) -> dict[str, Any]:
     durations = [min(max(each, least), most) for each in animation.durations]
     if kind == "AVIF":  # Its encoder takes no count of repetitions.
         return {"duration": durations}
-    # More often than a format can say is for ever.
-    loop = animation.loop if animation.loop <= MOST_LOOPS else 0
+    # More often than a format can say is for ever. A GIF says how often again.
+    most = MOST_LOOPS + (kind == "GIF")
+    loop = animation.loop if animation.loop <= most else 0
     if kind == "GIF":
         # A frame with holes must not show the one before; each is whole.
         holes = {"disposal": 2} if animation.frames[0].alpha is not None else {}
