@@ -122,15 +122,14 @@ def plan_batch(options: BatchOptions) -> list[Job | Failure]:
     listed = [] if options.from_file is None else _listed(options.from_file)
     found = gather(options.inputs, listed, recursive=options.recursive, avoid=avoid)
     jobs = plan_jobs(found, folder, options.naming, into_folder=options.into_folder)
-    path = options.report_path
-    if path is not None:
-        check_report(path)
-        if identity(path) in (identity(job.destination) for job in jobs if isinstance(job, Job)):
-            raise UsageError(f"{shown(path)} would be both the report and an output")
-    if options.from_file not in (None, PIPE):
-        list_ = Path(str(options.from_file))
-        if identity(list_) in (identity(job.destination) for job in jobs if isinstance(job, Job)):
-            raise UsageError(f"{shown(list_)} would be both the list of inputs and an output")
+    if options.report_path is not None:
+        check_report(options.report_path)
+    kept = {identity(path): path for path in options.lists}
+    if kept:
+        outputs = {identity(job.destination) for job in jobs if isinstance(job, Job)}
+        for path in (kept[each] for each in kept.keys() & outputs):
+            kind = "list of inputs" if path == Path(options.from_file or PIPE) else "report"
+            raise UsageError(f"{shown(path)} would be both the {kind} and an output")
     if options.overwrite:
         jobs = [dataclasses.replace(j, replace=True) if isinstance(j, Job) else j for j in jobs]
     return jobs
