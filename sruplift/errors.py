@@ -31,6 +31,10 @@ class ImageError(SrupliftError):
     """An image that cannot be read, processed or written."""
 
 
+class ExistsError(ImageError):
+    """A file that exists and may not be replaced."""
+
+
 class ReportError(SrupliftError):
     """A report of a batch that cannot be written."""
 

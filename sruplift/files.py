@@ -23,6 +23,9 @@ WRITABLE = {
 }
 READABLE = {**WRITABLE, ".bmp": "BMP", ".heic": "HEIF", ".heif": "HEIF"}
 
+# Why an input is skipped that has an output already.
+EXISTS = "the output exists"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -39,11 +42,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Job:
-    """One image to read and where its result goes; ``replace``: a file may be there already."""
+    """One image to read and where its result goes.
+
+    If a file is there already, or appears meanwhile, ``replace`` replaces it, ``skip`` leaves it
+    and the job is skipped; else it is a failure.
+    """
 
     source: Path
     destination: Path
     replace: bool = False
+    skip: bool = False
 
 
 @dataclass(frozen=True)

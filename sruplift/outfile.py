@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sruplift.errors import ImageError
+from sruplift.errors import ExistsError, ImageError
 from sruplift.files import check_suffix, is_folder, reason, shown
 from sruplift.leftovers import temporary_path
 
@@ -42,14 +42,15 @@ def check_destination(path: Path, overwrite: bool) -> None:
     """Refuse early what could not be written late.
 
     Raises:
-        ImageError: the file exists and may not be replaced, or its folder cannot be written to.
+        ExistsError: the file exists and may not be replaced.
+        ImageError: its folder cannot be written to.
         UsageError: the suffix is not one of a format that can be written.
     """
     check_suffix(path.suffix, path)
     if is_folder(path):
         raise ImageError(f"cannot write {shown(path)}: it is a folder")
     if not overwrite and os.path.lexists(path):
-        raise ImageError(f"{shown(path)} exists (--overwrite replaces it)")
+        raise ExistsError(f"{shown(path)} exists (--overwrite replaces it)")
     if not is_folder(path.parent):
         raise ImageError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sruplift.files import Failure, Job, Skipped
+from sruplift.files import EXISTS, Failure, Job, Skipped
 from sruplift.report import absolute, read_begun, read_report, sha256_of
 
 Record = Mapping[str, Any]
@@ -81,13 +81,16 @@ def without_done(
 
 
 def without_existing(items: Iterable[Job | Failure | Skipped]) -> list[Job | Failure | Skipped]:
-    """``items``, of which those whose output exists are skipped."""
-    return [
-        Skipped(item.source, item.destination, "the output exists")
-        if isinstance(item, Job) and not item.replace and os.path.lexists(item.destination)
-        else item
-        for item in items
-    ]
+    """``items``, of which those whose output exists, or will when it is their turn, are skipped."""
+    return [_unless_exists(each) if isinstance(each, Job) else each for each in items]
+
+
+def _unless_exists(job: Job) -> Job | Skipped:
+    if job.replace:
+        return job
+    if os.path.lexists(job.destination):
+        return Skipped(job.source, job.destination, EXISTS)
+    return dataclasses.replace(job, skip=True)
 
 
 def _looked_up(job: Job, history: History, parameters: Mapping[str, Any]) -> Job | Skipped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,8 +18,8 @@ import numpy as np
 from sruplift import __version__
 from sruplift.animation import Animation, check_animates, read_picture, write_animation
 from sruplift.engine import is_out_of_memory
-from sruplift.errors import ImageError, NumericalError, SrupliftError
-from sruplift.files import WRITABLE, Failure, Job, Skipped, reason, shown
+from sruplift.errors import ExistsError, ImageError, NumericalError, SrupliftError
+from sruplift.files import EXISTS, WRITABLE, Failure, Job, Skipped, reason, shown
 from sruplift.image import (
     Image,
     check_side,
@@ -163,12 +164,14 @@ def _enlarge_read(
     return _enlarge(loaded.result(), upscaler, progress)
 
 
-def _attempt(job: Job, step: Callable[[], T]) -> T | Failure:
+def _attempt(job: Job, step: Callable[[], T]) -> T | Failure | Skipped:
     try:
         return step()
     except OSError as error:  # A file that goes away, a disk that fails, while it is read.
         return Failure(job.source, ImageError(f"{shown(job.source)}: {reason(error)}"))
     except SrupliftError as error:
+        if job.skip and isinstance(error, ExistsError) and os.path.lexists(job.destination):
+            return Skipped(job.source, job.destination, EXISTS)
         # Else pictures, and files that are open and deleted, would live as long as it does.
         error.__cause__ = error.__context__ = None
         return Failure(job.source, error.with_traceback(None))

@@ -22,11 +22,11 @@ from typing import Any
 
 from sruplift.cluster.places import Place
 from sruplift.errors import ImageError, ReportError
+from sruplift.files import EXISTS
 from sruplift.report import KEYS, line_of
 
 FOLDER = "_report"
 # Why an image is skipped for which a result was there already.
-EXISTS = "the output exists"
 MORE_KEYS = ("input_version", "input_name")
 _PART = re.compile(r"part-(\d+)-\d+\.(jsonl|begun)")
 Record = Mapping[str, Any]

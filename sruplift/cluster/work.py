@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sruplift.cluster.parts import EXISTS, Part
+from sruplift.cluster.parts import Part
 from sruplift.cluster.places import find_place
 from sruplift.cluster.planning import ClusterOptions, Partition
 from sruplift.cluster.sources import PARQUET, Member, rows, safe, tar_members
 from sruplift.errors import ImageError, SrupliftError
-from sruplift.files import Failure, Job, Skipped, shown
+from sruplift.files import EXISTS, Failure, Job, Skipped, shown
 from sruplift.leftovers import remove_leftovers
 from sruplift.pipes import suffix_of
 from sruplift.report import record_of, sha256_of
@@ -211,7 +211,8 @@ class _Attempt:
             self._cleaned.add(destination.parent)
             remove_leftovers([destination.parent])
         # What is there since the plan was made, an attempt before this one has written.
-        return Job(source, destination, self.again or address in self.partition.ours)
+        replace = self.again or address in self.partition.ours
+        return Job(source, destination, replace, self.options.skip_existing)
 
     # ---- After it
 

@@ -22,6 +22,7 @@ from pictures import bilinear_pan, photo
 from PIL import Image as Pillow
 
 import sruplift
+from sruplift import upscale
 from sruplift.cli import upscale as cli
 from sruplift.cli.main import run as main
 from sruplift.reading import read_image
@@ -182,6 +183,30 @@ def test_what_exists_is_skipped(run: Run) -> None:
         "in/a.png -> out/a_pan_x2.png: skipped, the output exists\n",
     )
     assert run("in", "--skip-existing", "--overwrite").code == 2
+
+
+def test_what_another_run_writes_meanwhile_is_skipped_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/a.png", "in/b.png", "in/c.png"):
+        save(name)
+    theirs = iter(("out/a_pan_x2.png", "out/c_pan_x2.png"))
+    read = upscale.read_picture
+
+    def another_run(*args: Any, **options: Any) -> Any:
+        for name in theirs:  # One that this run reads already, one that it has not come to yet.
+            Path(name).write_text("precious")
+        return read(*args, **options)
+
+    monkeypatch.setattr(upscale, "read_picture", another_run)
+    outcome = run("in", "-o", "out", "--skip-existing", "--report", "r.jsonl")
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1].startswith("1 done, 2 skipped in ")
+    assert statuses("r.jsonl") == ["skipped", "done", "skipped"]
+    assert [Path(f"out/{n}_pan_x2.png").read_bytes() == b"precious" for n in "abc"] == [1, 0, 1]
+    save("in/d.png")
+    theirs = iter(("out/d_pan_x2.png",))
+    assert run("in/d.png", "-o", "out").code == 1  # Who did not ask to skip is told.
 
 
 def test_a_report_tells_what_was_done(run: Run, tmp_path: Path, weights: Path) -> None:
