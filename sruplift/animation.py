@@ -201,8 +201,11 @@ def _whole(picture: Pillow.Image, size: tuple[int, int], orientation: int) -> Pi
     """
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     if picture.mode.startswith("I"):  # Grey of 16 bits, which Pillow would clip to 8.
-        levels = np.round(np.asarray(picture) / 257).astype(np.uint8)
-        frame = Pillow.fromarray(levels).convert(mode)
+        exact = np.asarray(picture)
+        frame = Pillow.fromarray(np.round(exact / 257).astype(np.uint8)).convert(mode)
+        clear = picture.info.get("transparency")
+        if isinstance(clear, int):  # This level, to the last of its 16 bits.
+            frame.putalpha(Pillow.fromarray(np.where(exact == clear, 0, 255).astype(np.uint8)))
     else:
         frame = picture.convert(mode)
     if frame.size != size:

@@ -169,6 +169,19 @@ def test_sixteen_bits_become_eight_and_are_told(tmp_path: Path) -> None:
     assert read_picture(save(tmp_path / "b.png")).frames[0].notes == ()  # type: ignore[union-attr]
 
 
+def test_the_transparent_level_of_sixteen_bits_is_one_of_65536(tmp_path: Path) -> None:
+    levels = np.linspace(300, 65535, 24 * 32).reshape(24, 32).round().astype(np.uint16)
+    levels[0, :3] = 299, 300, 301  # All alike in 8 bits.
+    pictures = [Pillow.fromarray(each) for each in (levels, np.zeros_like(levels))]
+    path = tmp_path / "a.png"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=99, transparency=300)
+    first = read_picture(path).frames[0]  # type: ignore[union-attr]
+    assert first.alpha is not None
+    assert np.array_equal(first.alpha == 0, levels == 300)
+    grey = (levels / 257).round()[..., None].repeat(3, 2)
+    assert np.array_equal(first.pixels[..., :3], grey)
+
+
 def test_a_still_picture_is_a_picture(tmp_path: Path) -> None:
     Pillow.fromarray(photo(5, 6)).save(tmp_path / "a.gif")
     assert isinstance(read_picture(tmp_path / "a.gif"), Image)
