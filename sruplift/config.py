@@ -101,6 +101,9 @@ class TrainConfig(_Strict):
     seed: int = 0
     iterations: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"
+    luma: float = Field(0, ge=0, le=1)
+    """How much of the error is that of luma (BT.601), which papers measure; the rest is that of
+    RGB. With 1 nothing holds the colours."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sruplift.color import WEIGHTS, rgb_to_y
 from sruplift.config import TrainConfig
 from sruplift.errors import ConfigError, WeightsError
 from sruplift.importer import read_tensors, recognise
@@ -43,17 +43,33 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
     return rate * min(1.0, (position + 1) / warmup) if warmup else rate
 
 
-def loss_of(name: str, sr: Tensor, hr: Tensor) -> Tensor:
-    """The loss ``name`` of patches (B, 3, H, W) in [0, 1]."""
-    if name == "l1":
-        return F.l1_loss(sr, hr)
-    if name == "l2":
-        return F.mse_loss(sr, hr)
+def loss_of(name: str, sr: Tensor, hr: Tensor, luma: float = 0) -> Tensor:
+    """The loss ``name`` of patches (B, 3, H, W) in [0, 1].
+
+    ``luma``: how much of the error is that of BT.601 luma, in [0, 1]; the rest is that of RGB.
+    """
+    difference = sr - hr
+    errors = _errors(name, difference)
+    if luma:
+        # As large as RGB's where all channels are wrong by as much.
+        grey = (rgb_to_y(sr) - rgb_to_y(hr)) * (255 / sum(WEIGHTS))
+        errors = luma * _errors(name, grey) + (1 - luma) * errors
     if name == "psnr":
         # Of each patch by itself, as papers measure each image: in L1 and L2 the errors of fine
         # texture, which nothing can restore, outweigh those of edges in smooth images.
-        return 10 * ((sr - hr).square().mean((1, 2, 3)) + PSNR_EPSILON).log10().mean()
-    return ((sr - hr).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+        return 10 * (errors + PSNR_EPSILON).log10().mean()
+    return errors.mean()
+
+
+def _errors(name: str, difference: Tensor) -> Tensor:
+    """The mean error of each patch (B,), before a logarithm is taken."""
+    if name == "l1":
+        each = difference.abs()
+    elif name == "charbonnier":
+        each = (difference.square() + CHARBONNIER_EPSILON**2).sqrt()
+    else:
+        each = difference.square()
+    return each.mean((1, 2, 3))
 
 
 def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:

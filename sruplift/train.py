@@ -256,7 +256,7 @@ class Trainer:
             with waits:
                 with self._arithmetic():
                     sr = self.forward(pair[0], *scale)
-                loss = loss_of(name, sr.float(), pair[1]) / parts
+                loss = loss_of(name, sr.float(), pair[1], config.luma) / parts
                 self.processes.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -9,11 +9,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from typing import Any
 
-import fidelity
 import numpy as np
 import pytest
 import torch
+from fidelity import CELLS, table
 from torch import Tensor
 
 from sruplift.datasets import cache_folder
@@ -29,9 +30,22 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.add_marker(pytest.mark.shared)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes hands its part of that table to the one that prints it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["fidelity"] = [[*key, cell] for key, cell in CELLS.items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The other end of it. One that crashed has nothing to hand over."""
+    for name, kind, cell in getattr(node, "workeroutput", {}).get("fidelity", []):
+        CELLS[name, kind] = cell
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What `test_fidelity.py` found, if it ran."""
-    if lines := fidelity.table():
+    if lines := table():
         terminalreporter.section("what `sruplift upscale` keeps")
         for line in lines:
             terminalreporter.line(line.rstrip())

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from conftest import photo_like
 
 from sruplift.config import TrainConfig, build_config
+from sruplift.errors import ConfigError
 from sruplift.models import create_model
 from sruplift.models.layers import stage_factors
 from sruplift.models.pan import FEATURE_UNIT, PAN
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
-from sruplift.recipe import build_network, build_optimizer
+from sruplift.recipe import PSNR_EPSILON, build_network, build_optimizer, loss_of
 
 RATE, ADAM_RATE = 1e-2, 4e-3
 
@@ -171,3 +172,38 @@ def test_gates_look_at_the_image_from_the_start(model: str, least: float) -> Non
         network(photo_like(48, 48)[None])
     assert len(seen) >= 10
     assert sum(seen) / len(seen) > least
+
+
+LOSSES = ["l1", "l2", "charbonnier", "psnr"]
+
+
+def test_losses_are_those_of_their_names() -> None:
+    hr = torch.stack([photo_like(12, 8, seed=seed) for seed in range(3)])
+    sr = torch.stack([photo_like(12, 8, seed=seed) for seed in range(3, 6)])
+    assert torch.allclose(loss_of("l1", sr, hr), F.l1_loss(sr, hr))
+    assert torch.allclose(loss_of("l2", sr, hr), F.mse_loss(sr, hr))
+    smooth = ((sr - hr).square() + 1e-6).sqrt().mean()
+    assert torch.allclose(loss_of("charbonnier", sr, hr), smooth)
+    each = [10 * (F.mse_loss(s, h) + PSNR_EPSILON).log10() for s, h in zip(sr, hr, strict=True)]
+    assert torch.allclose(loss_of("psnr", sr, hr), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_share_of_luma_in_a_loss(name: str) -> None:
+    hr = 0.5 * photo_like(12, 8)[None]
+    nothing = loss_of(name, hr, hr)
+    grey = hr + 0.1  # Wrong by as much in luma as in RGB.
+    assert torch.allclose(loss_of(name, grey, hr, 0.5), loss_of(name, grey, hr), atol=1e-6)
+    tint = torch.tensor([128.553, -65.481, 0]).view(1, 3, 1, 1) / 1000  # Luma stays.
+    assert torch.allclose(loss_of(name, hr + tint, hr, 1), nothing, atol=1e-6)
+    losses = [float(loss_of(name, hr + tint, hr, share)) for share in (0, 0.5, 0.9)]
+    assert losses[0] > losses[1] > losses[2] > float(nothing)
+    if name in ("l1", "l2"):
+        assert losses[1] == pytest.approx(losses[0] / 2, rel=1e-4)
+
+
+def test_a_config_says_the_share_of_luma(tmp_path: Path) -> None:
+    assert recipe(tmp_path, "adam").luma == 0
+    assert recipe(tmp_path, "adam", luma=0.5).luma == 0.5
+    with pytest.raises(ConfigError, match="luma"):
+        recipe(tmp_path, "adam", luma=1.5)

@@ -105,6 +105,15 @@ def test_a_run_leaves_weights_log_and_checkpoint(images: Path, tmp_path: Path) -
     assert len(metadata["data_fingerprint"]) == 64
 
 
+def test_the_share_of_luma_reaches_the_loss(images: Path, tmp_path: Path) -> None:
+    losses = []
+    for luma in (0, 0.5, 1):
+        train(config(images, iterations=2, luma=luma), tmp_path / str(luma))
+        losses.append(float(log(tmp_path / str(luma))[0]["loss"]))
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=0.05)
+    assert abs(losses[0] - losses[2]) > 0.01 * losses[0]
+
+
 def test_training_learns_more_than_bicubic(images: Path, tmp_path: Path) -> None:
     learning = config(
         images,
