@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sruplift.upscale import UpscaleResult
     from sruplift.upscaler import Upscaler
 
+NAME_WIDTH = 24  # Of 80: the bar has 40, the share 4 and the time left 7.
 TERMINATED = 128 + 15  # As a shell tells that SIGTERM ended a program.
 
 
@@ -288,11 +289,11 @@ def _run(
     items: Sequence[Item], upscaler: Upscaler | None, report: Report | None, console: Console
 ) -> bool:
     """Do ``items`` and tell how each went; whether all went well. No upscaler: nothing to do."""
-    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), TaskProgressColumn(), TimeLeft())
     visible = console.is_terminal
     tally = Tally(len(items))
     try:
@@ -300,8 +301,8 @@ def _run(
             task = bar.add_task("", total=len(items))
 
             def progress(source: Path, share: float) -> None:
-                text = escape(shown(source))
-                bar.update(task, description=text, completed=tally.finished + share)
+                name = _short(shown(Path(source.name)))
+                bar.update(task, description=name, completed=tally.finished + share)
 
             for outcome in run_batch(items, upscaler, report, progress):
                 tally.count(outcome)
@@ -314,6 +315,15 @@ def _run(
         if len(items) > 1:
             console.print(str(tally), markup=False)
     return tally.failed == 0
+
+
+def _short(name: str) -> str:
+    """``name`` as far as it leaves room on the line for the bar."""
+    from rich.text import Text
+
+    text = Text(name)
+    text.truncate(NAME_WIDTH, overflow="ellipsis")
+    return text.plain
 
 
 def _lines(result: UpscaleResult | Failure | Skipped) -> list[str]:

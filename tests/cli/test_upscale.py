@@ -156,9 +156,13 @@ def test_a_terminal_sees_a_progress_bar(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    outcome = run(save(tmp_path / "a.png"))
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = tmp_path / "a folder with a long name"
+    folder.mkdir()
+    outcome = run(save(folder / f"[b]{'漢字' * 15}.png"))  # Two columns a letter.
     assert outcome.code == 0
     assert "100%" in outcome.err
+    assert "[b]漢字漢字漢字漢字漢字… " in outcome.err
     assert outcome.out == ""
 
 
