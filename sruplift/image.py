@@ -29,12 +29,14 @@ from sruplift.files import WRITABLE, shown
 from sruplift.fit import fitted, opaque_or_clear
 from sruplift.metadata import (
     add_to_tiff,
+    drop_tiff_resolution,
     exif_without_orientation,
     open_profile,
     resolution,
     to_srgb,
 )
 from sruplift.outfile import check_destination, new_file
+from sruplift.png import drop_png_resolution
 from sruplift.words import XMP, Texts, add_texts, comment_of, iptc_segment
 from sruplift.xmp import gif_with_xmp
 
@@ -268,6 +270,9 @@ def _write_by_vips(
         add_texts(path, (*image.texts, *xmp))
     elif image.texts:
         lost.append(f"the comment is not kept in a {kind} as large as this")
+    if image.dpi is None and kind in ("PNG", "TIFF"):
+        with path.open("r+b") as file:
+            (drop_png_resolution if kind == "PNG" else drop_tiff_resolution)(file)
 
 
 def _check_room(path: Path) -> None:

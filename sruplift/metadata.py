@@ -151,6 +151,11 @@ def add_to_tiff(
     rewrite(file, directory)
 
 
+def drop_tiff_resolution(file: BinaryIO) -> None:
+    """Let a finished TIFF say nothing of a resolution."""
+    rewrite(file, {}, drop=RESOLUTION_TAGS)
+
+
 def raw_xmp(picture: Pillow.Image) -> bytes | None:
     """The XMP packet of a picture that is decoded (a PNG's may lie behind its pixels)."""
     xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
@@ -165,6 +170,8 @@ def resolution(info: dict[Any, Any]) -> tuple[float, float] | None:
     try:
         x, y = (float(value) for value in info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if info.get("resolution") == (1, 1):  # Pillow's, of a TIFF that says nothing.
         return None
     return (x, y) if all(math.isfinite(v) and 0 < v < 1e6 for v in (x, y)) else None
 

@@ -1,10 +1,12 @@
-"""Whether a PNG has all its pixels, as they were written: Pillow shows black for those it lacks.
+"""A PNG's chunks: whether it has all its pixels (Pillow shows black for those it lacks), and how
+large it says that they are.
 
 Sections are those of the PNG specification, third edition.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +55,18 @@ def damage(file: BinaryIO) -> str | None:
         return str(error)
     finally:
         file.seek(place)
+
+
+def drop_png_resolution(file: BinaryIO) -> None:
+    """Let a finished PNG say of its pixels that they are square, and not how large (11.3.4.3)."""
+    file.seek(len(SIGNATURE))
+    for name, _ in _chunks(file):
+        if name == b"IDAT":
+            return
+        if name == b"pHYs":
+            square = struct.pack(">IIB", 1, 1, 0)
+            file.write(square + struct.pack(">I", zlib.crc32(name + square)))
+            return
 
 
 def _damage(file: BinaryIO) -> str | None:

@@ -34,6 +34,8 @@ from sruplift.errors import ImageError
 from sruplift.image import Image, Pixels, from_pillow, profile_mode, usable_profile
 from sruplift.metadata import (
     ORIENTATION,
+    RESOLUTION_UNIT,
+    X_RESOLUTION,
     exif_resolution,
     portable_exif,
     raw_exif,
@@ -243,7 +245,8 @@ def _read_deep_tiff(
     array = _pixels_by_vips(path, facts, folder, channels)
     exif, iptc = _of_tiff(path, notes)
     xmp = upright_xmp(facts["xmp"]) if facts["xmp"] else None
-    dpi = resolution({"dpi": (facts["xres"] * 25.4, facts["yres"] * 25.4)})
+    stated = X_RESOLUTION in tags and tags.get(RESOLUTION_UNIT) != 1
+    dpi = resolution({"dpi": (facts["xres"] * 25.4, facts["yres"] * 25.4)}) if stated else None
     return Image(array, icc, exif, xmp, dpi, tuple(notes), iptc)
 
 

@@ -18,6 +18,8 @@ from sruplift.store import new_array, release
 # Rows are decoded this many pixels at a time.
 STRIP = 4 * 1024**2
 AVIF_BITS = 12
+# Everything but EXIF, which libvips makes, with a resolution, where there is none.
+NO_EXIF = "icc|xmp|iptc|other"
 DTYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 INTERPRETATIONS = {
     ("uchar", 1): "b-w",
@@ -133,7 +135,7 @@ def encode(
     """Write (H, W, C), uint8 or uint16, to ``path`` in the format ``kind``, strip by strip.
 
     A TIFF of 4 GB or more becomes a BigTIFF; AVIF keeps 12 bits of 16. TIFF holds no EXIF here.
-    ``iptc`` is a JPEG's segment.
+    ``iptc`` is a JPEG's segment. Without ``dpi``, PNG and TIFF say 72.
 
     Raises:
         ImageError: the encoder failed, or the disk is full; the sentence does not name the file.
@@ -157,7 +159,7 @@ def encode(
     try:
         target = vips.Target.new_to_file(str(path))
         save, options = _encoder(kind, form, quality, height * width * bands * pixels.itemsize)
-        getattr(image, save)(target, **options)
+        getattr(image, save)(target, **options, **({} if exif or dpi else {"keep": NO_EXIF}))
     except vips.Error as error:
         raise ImageError(_last_line(error)) from error
     finally:

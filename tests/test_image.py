@@ -17,7 +17,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from sruplift import image as image_module
-from sruplift import outfile
+from sruplift import outfile, store
 from sruplift.errors import ImageError, UsageError
 from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, write_image
 from sruplift.reading import read_image
@@ -323,6 +323,31 @@ def test_resolution_is_kept(tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"b{suffix}", image)
     with Pillow.open(tmp_path / f"b{suffix}") as written:
         assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("how", ["small", "large", "deep"])
+def test_no_resolution_is_made_up(
+    tmp_path: Path, suffix: str, channels: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvips, which writes what is large or deep, would say 72, some of it in EXIF of its own."""
+    if suffix == ".jpg" and channels == 2:
+        pytest.skip("JPEG has no transparency")
+    if suffix in (".jpg", ".webp") and how == "deep":
+        pytest.skip("no 16 bits")
+    if how == "large":
+        monkeypatch.setattr(store, "IN_MEMORY", 100)
+    dtype = np.uint16 if how == "deep" else np.uint8
+    path = tmp_path / f"a{suffix}"
+    write_image(path, Image(np.full((9, 8, channels), 77, dtype)))
+    image = read_image(path)
+    assert image.dpi is None
+    assert image.array.shape[:2] == (9, 8)
+    if not (suffix == ".tif" and how == "deep" and channels == 2):  # Pillow does not open it.
+        with Pillow.open(path) as written:
+            assert not {282, 283, 296} & set(written.getexif())
+            written.load()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])

@@ -135,6 +135,7 @@ def test_the_resolution_can_be_stated_in_exif() -> None:
         ({"dpi": (float("nan"), 72)}, None),
         ({"dpi": 72}, None),
         ({"dpi": ("a", "b")}, None),
+        ({"dpi": (1, 1), "resolution": (1, 1)}, None),
     ],
 )
 def test_resolution(info: dict[str, object], expected: object) -> None:
