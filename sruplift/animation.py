@@ -28,15 +28,9 @@ from sruplift.errors import ImageError
 from sruplift.files import WRITABLE, shown
 from sruplift.fit import fitted, opaque_or_clear
 from sruplift.image import Image, check_holds, encoder_options, from_pillow, to_pillow
-from sruplift.metadata import exif_resolution, stored_bits
+from sruplift.metadata import HEADER_BYTES, exif_resolution, stored_bits
 from sruplift.outfile import check_destination, new_file
-from sruplift.reading import (
-    HEADER_BYTES,
-    orientation_of,
-    read_image,
-    read_metadata,
-    turned_upright,
-)
+from sruplift.reading import orientation_of, read_image, read_metadata, turned_upright
 from sruplift.xmp import gif_with_xmp
 
 # What browsers show a frame for that does not say how long, milliseconds.

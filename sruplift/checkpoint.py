@@ -37,6 +37,10 @@ class Checkpoint:
     best_iteration: int
     fingerprint: str = ""
     """Of the training images; empty in checkpoints that are older than this field."""
+    order: str = ""
+    """Of the training images in their order, which samples are told by; likewise."""
+    validation: str = ""
+    """Of the images that it is validated on; likewise."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -109,6 +109,12 @@ def compare(a: str, b: str, *, any_inference: bool = False) -> Comparison:
     return Comparison(*sides, datasets)
 
 
+def split_address(address: str) -> tuple[str, str]:
+    """The report's file, and the network that is named after ``#`` in it, if one is."""
+    path, _, name = address.rpartition("#")
+    return (address, "") if not path or Path(address).is_file() else (path, name)
+
+
 def read_report(address: str) -> Report:
     """The report in a file, or of the network that is named after ``#``.
 
@@ -116,9 +122,7 @@ def read_report(address: str) -> Report:
         ComparisonError: the file cannot be read, is no report, or has several and none or another
             is named.
     """
-    path, _, name = address.rpartition("#")
-    if not path or Path(address).is_file():
-        path, name = address, ""
+    path, name = split_address(address)
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         reports = {

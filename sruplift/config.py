@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from sruplift.errors import ConfigError, unknown_name
 
@@ -20,6 +20,9 @@ except ImportError as error:
     raise ConfigError(
         "training needs pydantic and accelerate: pip install 'sruplift[train]'"
     ) from error
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
@@ -57,7 +60,7 @@ class OptimizerConfig(_Strict):
     learning_rate: float = Field(1e-3, gt=0)
     adam_learning_rate: float = Field(1e-3, gt=0)
     """Muon only: of the parameters that it leaves to Adam."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Share, Share] = (0.9, 0.99)
     schedule: Literal["cosine", "step"] = "cosine"
     final_learning_rate: float = Field(1e-7, ge=0)
     """Where each cosine cycle ends."""
@@ -98,7 +101,7 @@ class TrainConfig(_Strict):
     init: str | None = None
     """Weights to start from: a file, or released ones by name (``pan_x2``). Of another scale:
     every tensor of the same name and shape is taken over. ``{scale}`` stands for the scale."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     iterations: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"
     luma: float = Field(0, ge=0, le=1)

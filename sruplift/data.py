@@ -247,8 +247,16 @@ def usable(files: Sequence[Path], scale: int, patch_size: int) -> list[Path]:
 
 def fingerprint(files: Sequence[Path]) -> str:
     """A sha256 of the images' contents, whatever their names and order."""
-    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return fingerprints(files)[0]
+
+
+def fingerprints(files: Sequence[Path]) -> tuple[str, str]:
+    """A sha256 of the images' contents, whatever their names and order, and one of their order."""
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    first, second = (
+        hashlib.sha256("\n".join(each).encode()).hexdigest() for each in (sorted(digests), digests)
+    )
+    return first, second
 
 
 def read_lr_sizes(files: Sequence[Path], scale: int) -> list[tuple[int, int]]:

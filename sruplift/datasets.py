@@ -22,6 +22,7 @@ from torch import Tensor
 from sruplift import hub
 from sruplift.archive import DamagedArchiveError, extract_flat, reason
 from sruplift.errors import DatasetError, UsageError, unknown_name
+from sruplift.metadata import HEADER_BYTES, stored_bits
 
 IMAGE_SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif"})
 _GREY_OR_COLOUR = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
@@ -170,12 +171,18 @@ def read_hr(path: Path) -> Tensor:
 
 def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(H, W, 3) ``uint8``."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             if image.mode not in _GREY_OR_COLOUR:
                 raise DatasetError(
                     f"{path} is no 8-bit grey or RGB image: its pixels are {image.mode}"
+                )
+            if (bits := stored_bits(header, image)) > 8:  # Of colours Pillow reads 8.
+                raise DatasetError(
+                    f"{path} is no 8-bit grey or RGB image: it has {bits} bits per channel"
                 )
             # A palette's transparency survives only a conversion to RGBA; to RGB it warns.
             opaque = image.convert("RGBA") if image.mode in {"P", "PA"} else image

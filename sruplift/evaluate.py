@@ -41,12 +41,13 @@ Look = Callable[[ImageResult, Tensor, Tensor, Tensor], None]
 class Pictures:
     """What one image's scores were measured on.
 
-    ``lr`` (1, 3, h, w) and ``hr`` (1, 3, H, W) are levels of 8 bits, float in [0, 1]; ``sr`` is
-    the network's result, neither rounded nor clamped.
+    ``dataset`` is its set's number among those of the options, from 0. ``lr`` (1, 3, h, w) and
+    ``hr`` (1, 3, H, W) are levels of 8 bits, float in [0, 1]; ``sr`` is the network's result,
+    neither rounded nor clamped.
     """
 
     options: EvalOptions
-    dataset: str
+    dataset: int
     result: ImageResult
     lr: Tensor
     sr: Tensor
@@ -124,8 +125,8 @@ def measure(
     perceptual = Perceptual(options.metrics, method.device) if options.metrics else None
     key = _cache_key(plan, method, perceptual)
     results = []
-    for dataset in plan.datasets:
-        look = keep and functools.partial(_keep, keep, options, dataset.name)
+    for number, dataset in enumerate(plan.datasets):
+        look = keep and functools.partial(_keep, keep, options, number)
         one = functools.partial(_evaluate_one, method, options.scale, perceptual, look)
         if cache is not None:
             one = functools.partial(_evaluate_once, one, cache, key, keep is None)
@@ -173,7 +174,7 @@ def _each_image(
 
 
 def _keep(
-    keep: Keep, options: EvalOptions, dataset: str, result: ImageResult, *images: Tensor
+    keep: Keep, options: EvalOptions, dataset: int, result: ImageResult, *images: Tensor
 ) -> None:
     keep(Pictures(options, dataset, result, *images))
 

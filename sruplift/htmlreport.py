@@ -64,7 +64,7 @@ class Gallery:
     """Collects crops while images are measured; of each set the ``SHOWN`` with the lowest PSNR."""
 
     def __init__(self) -> None:
-        self._crops: dict[tuple[str, int, str], list[Crop]] = {}
+        self._crops: dict[tuple[str, int, int], list[Crop]] = {}
 
     def __call__(self, pictures: Pictures) -> None:
         """Take one image's pictures."""
@@ -77,9 +77,9 @@ class Gallery:
         crops.sort(key=lambda crop: crop.psnr)
         del crops[SHOWN:]
 
-    def crops(self, report: Report, result: DatasetResult) -> Sequence[Crop]:
-        """Those of one set of one report, hardest first."""
-        return self._crops.get((report.options.model, report.options.scale, result.name), ())
+    def crops(self, report: Report, dataset: int) -> Sequence[Crop]:
+        """Those of one set, by its number, of one report, hardest first."""
+        return self._crops.get((report.options.model, report.options.scale, dataset), ())
 
 
 def make_crop(pictures: Pictures) -> Crop:
@@ -147,8 +147,8 @@ def _section(report: Report, gallery: Gallery) -> Iterable[str]:
     )
     for note in (INTERVAL_SHORT, *sources(report)):
         yield _paragraph(note)
-    for result in report.datasets:
-        yield from _dataset(result, metrics, gallery.crops(report, result))
+    for number, result in enumerate(report.datasets):
+        yield from _dataset(result, metrics, gallery.crops(report, number))
     yield "</section>"
 
 

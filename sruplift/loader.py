@@ -14,6 +14,7 @@ from sruplift import data
 from sruplift.config import TrainConfig
 from sruplift.datasets import read_hr
 from sruplift.errors import ConfigError, DatasetError
+from sruplift.files import identity
 from sruplift.memory import available_memory
 from sruplift.metrics import psnr
 from sruplift.resize import bicubic, modcrop
@@ -145,11 +146,10 @@ class Validation:
         processes: int = 1,
     ) -> None:
         """``rank`` of ``processes``: which part of the images is this process's."""
-        wanted = config.data.validation_images or len(files)
-        step = max(1, len(files) // wanted)
-        chosen = files[::step][:wanted]
+        self.count = min(config.data.validation_images or len(files), len(files))
+        chosen = [files[i * len(files) // self.count] for i in range(self.count)]
         self.device = device
-        self.count = len(chosen)
+        self.fingerprint = data.fingerprint(chosen)
         self.images = [read_hr(f) for f in chosen[rank::processes]]
         least = 3 * max(config.every_scale)  # something is left when a border is shaved off
         for file, image in zip(chosen[rank::processes], self.images, strict=True):
@@ -173,18 +173,22 @@ class Validation:
 
 
 def split_files(config: TrainConfig) -> tuple[list[Path], list[Path]]:
-    """Training and validation images.
+    """Training and validation images. What is validated on is not trained on.
 
     Raises:
         ConfigError: the config names no folder.
-        DatasetError: a folder is absent or has no images.
+        DatasetError: a folder is absent or has no images, or none but those to validate on.
     """
     if not config.data.train:
         raise ConfigError("no training data: name folders of images with --data")
     files = data.list_images(config.data.train)
     if config.data.validation is None:
         return data.hold_out(files)
-    return files, data.list_images([config.data.validation])
+    held = data.list_images([config.data.validation])
+    places = {identity(file) for file in held}
+    if not (rest := [file for file in files if identity(file) not in places]):
+        raise DatasetError("all training images are among those to validate on")
+    return rest, held
 
 
 def _cache_place(

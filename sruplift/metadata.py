@@ -35,6 +35,8 @@ ORIENTATION = int(ExifTags.Base.Orientation)
 IPTC = 33723
 # Every record begins with it (IPTC-IIM 4.2, section 1.5).
 IPTC_MARKER = b"\x1c"
+# So much of a file's beginning tells its bits.
+HEADER_BYTES = 65_536
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = RESOLUTION_TAGS = (282, 283, 296)
 # How a TIFF lies in its file, and the old pixels' layout: wrong in any other file. The names are
 # in TIFF 6.0 and its supplements and GeoTIFF (how large a pixel was on the ground). The colour
@@ -242,8 +244,9 @@ def from_srgb(
 def stored_bits(header: bytes, image: Pillow.Image) -> int:
     """Bits per channel in the file, whatever Pillow makes of them; 8 where the file cannot say.
 
-    ``header`` is the beginning of the file: a PNG's IHDR, an AVIF's ``av1C`` box (AV1 in ISO base
-    media files 1.2, section 2.3). A TIFF's tags are read from ``image``.
+    ``header`` is the beginning of the file, ``HEADER_BYTES`` of it: a PNG's IHDR, an AVIF's
+    ``av1C`` box (AV1 in ISO base media files 1.2, section 2.3). A TIFF's tags are read from
+    ``image``.
     """
     if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) > 24:
         return header[24]

@@ -33,6 +33,7 @@ from sruplift.decoding import (
 from sruplift.errors import ImageError
 from sruplift.image import Image, Pixels, from_pillow, profile_mode, usable_profile
 from sruplift.metadata import (
+    HEADER_BYTES,
     ORIENTATION,
     RESOLUTION_UNIT,
     X_RESOLUTION,
@@ -48,7 +49,6 @@ from sruplift.tiff import is_negative, lacks_pixels, named_channels, read_tags, 
 from sruplift.words import iptc_of, png_metadata, texts_of
 from sruplift.xmp import gif_xmp, upright_xmp
 
-HEADER_BYTES = 65_536
 # Formats that libvips decodes, and Pillow's modes of which it makes the same pixels.
 STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sruplift.datasets import BENCHMARKS
 from sruplift.errors import WeightsError
 from sruplift.importer import read_tensors
 from sruplift.manifest import (
@@ -89,8 +90,8 @@ def record(reports: Sequence[Path], command: str | None = None) -> list[WeightsE
     A report of several networks enters each; a baseline beside them is passed over.
 
     Raises:
-        WeightsError: a report cannot be read, was made with other weights than the manifest's, or
-            not on whole images.
+        WeightsError: a report cannot be read, was made with other weights than the manifest's, not
+            in fp32 on whole images, or of other images than the benchmarks'.
     """
     return [
         _record_one(data, path, command)
@@ -115,7 +116,9 @@ def _read_reports(path: Path) -> list[dict[str, Any]]:
 def _record_one(data: dict[str, Any], path: Path, command: str | None) -> WeightsEntry:
     try:
         entry = read_manifest().find(data["model"], data["scale"])
+        datasets = {each["name"]: int(each["count"]) for each in data["datasets"]}
         measured = {each["name"]: _means(each["mean"]) for each in data["datasets"]}
+        precision = data["precision"]
         sha256 = str(data["weights"]["sha256"])
         inference = dict(data.get("inference", {}))
     except (ValueError, KeyError, TypeError) as error:
@@ -130,9 +133,14 @@ def _record_one(data: dict[str, Any], path: Path, command: str | None) -> Weight
             f"{path} was measured with a self-ensemble or in parts: the manifest has what the"
             " network does once on whole images"
         )
+    if precision != "fp32":
+        raise WeightsError(f"{path} was measured in {precision}: the manifest has fp32's figures")
+    for name, count in datasets.items():
+        if name not in BENCHMARKS or count != BENCHMARKS[name].count:
+            raise WeightsError(f"{path} has {count} images of {name}: that is no benchmark, whole")
     metrics = {**entry.metrics, **measured}
-    datasets = " ".join(f"--dataset {name}" for name in metrics)
-    made_by = f"sruplift eval --model {entry.model} --scale {entry.scale} {datasets}"
+    named = " ".join(f"--dataset {name}" for name in metrics)
+    made_by = f"sruplift eval --model {entry.model} --scale {entry.scale} {named}"
     return _enter(dataclasses.replace(entry, metrics=metrics, metrics_command=command or made_by))
 
 

@@ -24,6 +24,9 @@ from sruplift.datasets import cache_folder
 from sruplift.errors import SrupliftError
 from sruplift.manifest import write_atomically
 
+# Suffixes of what makes results: modules, and the C of our kernels.
+SOURCE = (".py", ".c", ".h")
+
 
 class ResultCache:
     """Results by their keys, a small file each. ``problem`` says why one could not be written.
@@ -71,11 +74,12 @@ def _complete(key: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def code_version() -> str:
-    """sruplift's version and a sha256 of its modules: edited code must not give old numbers."""
+    """sruplift's version and a sha256 of its source: edited code must not give old numbers."""
     package = Path(str(resources.files("sruplift")))
     digest = hashlib.sha256()
-    for file in sorted([*package.glob("*.py"), *package.glob("models/*.py")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in sorted(each for each in package.rglob("*") if each.suffix in SOURCE):
+        name = file.relative_to(package).as_posix()
+        digest.update(name.encode() + b"\0" + file.read_bytes())
     return f"{__version__}+{digest.hexdigest()}"
 
 

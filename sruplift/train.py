@@ -32,7 +32,7 @@ from sruplift.checkpoint import (
     save_checkpoint,
 )
 from sruplift.config import TrainConfig, build_config
-from sruplift.data import fingerprint
+from sruplift.data import fingerprints
 from sruplift.engine import choose_precision, find_kernels
 from sruplift.errors import ConfigError, NumericalError, SrupliftWarning
 from sruplift.kernels import TrainingKernels
@@ -126,7 +126,8 @@ class Trainer:
             self.precision = _precision(config.precision, self.device)
             self.kernels = self._find_kernels()
             torch.manual_seed(config.seed)
-            network = build_network(config)
+            # A run that goes on has its weights; what it began with may be gone.
+            network = build_network(config.model_copy(update={"init": None}) if resume else config)
             self._load_images()
             if self.main:
                 _require_folder(out)
@@ -160,7 +161,7 @@ class Trainer:
         share = (self.device, processes.rank, processes.count)
         self.patches = Patches(config, files, *share, processes.neighbours)
         self.validation = Validation(config, validation_files, *share)
-        self.fingerprint = fingerprint(files)
+        self.fingerprint, self.order = fingerprints(files)
         if self.main and (small := len(files) - len(self.patches.files)):
             edge = max(config.patch_sizes) * max(config.every_scale)
             warnings.warn(
@@ -183,6 +184,16 @@ class Trainer:
     def _require_images_of(self, checkpoint: Checkpoint) -> None:
         if checkpoint.fingerprint not in ("", self.fingerprint):
             raise ConfigError(f"the run to resume has seen other training images: {_BEGIN_ANOTHER}")
+        if checkpoint.order not in ("", self.order):
+            raise ConfigError(
+                "the run to resume has seen the same training images in another order: name the"
+                " folders of --data, and the files, as they were"
+            )
+        if checkpoint.validation not in ("", self.validation.fingerprint):
+            raise ConfigError(
+                "the run to resume was validated on other images, with which its best PSNR cannot"
+                f" be compared: {_BEGIN_ANOTHER}"
+            )
 
     def _place(self, network: nn.Module) -> None:
         """Put the network, its average and the optimizer on the device."""
@@ -369,6 +380,8 @@ class Trainer:
             best_psnr=self.best_psnr,
             best_iteration=self.best_iteration,
             fingerprint=self.fingerprint,
+            order=self.order,
+            validation=self.validation.fingerprint,
         )
         save_checkpoint(self.out / "checkpoint.pt", checkpoint)
 

@@ -20,6 +20,8 @@ from test_archive import file, tar_bytes
 from sruplift import datasets
 from sruplift.datasets import BENCHMARKS, cache_folder, find_dataset, list_images, read_hr
 from sruplift.errors import DatasetError, UsageError
+from sruplift.image import Image as Picture
+from sruplift.image import write_image
 
 TARBALL = "data/Set5_HR.tar.gz"
 NAMES = ["baby.png", "bird.png", "butterfly.png", "head.png", "woman.png"]
@@ -316,6 +318,16 @@ class TestReadHr:
         with Image.open(path) as image:
             stored = image.mode
         with pytest.raises(DatasetError, match=f"a.{suffix} is no 8-bit .* {stored}"):
+            read_hr(path)
+
+    @pytest.mark.parametrize(
+        ("channels", "suffix"), [(3, "png"), (4, "png"), (2, "png"), (3, "tif")]
+    )
+    def test_refuses_colours_of_16_bits(self, tmp_path: Path, channels: int, suffix: str) -> None:
+        """Of which Pillow reads the upper eight."""
+        path = tmp_path / f"a.{suffix}"
+        write_image(path, Picture(np.full((9, 8, channels), 300, np.uint16)))
+        with pytest.raises(DatasetError, match=r"is no 8-bit .* it has 16 bits per channel"):
             read_hr(path)
 
     @pytest.mark.parametrize(

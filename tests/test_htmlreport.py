@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def pictures(
-    name: str = "a.png", psnr: float = 30.0, height: int = 40, width: int = 48
+    name: str = "a.png", psnr: float = 30.0, height: int = 40, width: int = 48, dataset: int = 0
 ) -> Pictures:
     """Of a result that is bicubic but for a bright square near the right bottom corner."""
     hr = to_levels(photo_like(height, width))
@@ -58,7 +58,7 @@ def pictures(
     sr = bicubic_upscale(lr, 2)
     sr[..., -6:-2, -8:-4] += 0.9
     result = ImageResult(name, (height, width), scores(psnr))
-    return Pictures(EvalOptions(("Set5",), "pan", 2), "Set5", result, lr, sr, to_float(hr)[None])
+    return Pictures(EvalOptions(("Set5",), "pan", 2), dataset, result, lr, sr, to_float(hr)[None])
 
 
 def decode(webp: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -83,7 +83,7 @@ class TestCrops:
     def test_error_map_is_linear_in_levels_of_y(self) -> None:
         given = pictures()
         grey = torch.full_like(given.hr, 100 / 255)
-        off = Pictures(given.options, "Set5", given.result, given.lr, grey + 10 / 255, grey)
+        off = Pictures(given.options, 0, given.result, given.lr, grey + 10 / 255, grey)
         # Y has 219 levels where grey has 255.
         assert np.unique(decode(make_crop(off).error)) == round(10 * 219 / 255 * 255 / WHITE)
 
@@ -109,9 +109,19 @@ class TestCrops:
         for name, psnr in (("b", 31.0), ("a", 30.0), ("d", 33.0), ("c", 29.0)):
             gallery(pictures(name, psnr))
         report = make_report(scale=2)
-        crops = gallery.crops(report, report.datasets[0])
-        assert [crop.name for crop in crops] == ["c", "a"]
-        assert gallery.crops(make_report(scale=4), report.datasets[0]) == ()
+        assert [crop.name for crop in gallery.crops(report, 0)] == ["c", "a"]
+        assert gallery.crops(make_report(scale=4), 0) == ()
+
+    def test_sets_of_one_name_keep_their_own(self) -> None:
+        """Folders of HR images are often called HR."""
+        gallery = Gallery()
+        for number in (0, 1):
+            gallery(pictures(f"{number}.png", dataset=number))
+        report = make_report(scale=2)
+        assert [c.name for number in (0, 1) for c in gallery.crops(report, number)] == [
+            "0.png",
+            "1.png",
+        ]
 
 
 class TestPage:
@@ -162,7 +172,7 @@ def test_an_evaluation_fills_the_gallery(folder: Path) -> None:
     gallery = Gallery()
     report = evaluate(EvalOptions((str(folder),), "bicubic", 2), keep=gallery)
     (result,) = report.datasets
-    crops = gallery.crops(report, result)
+    crops = gallery.crops(report, 0)
     assert {crop.name for crop in crops} == {"0.png", "1.png"}
     assert {crop.psnr for crop in crops} == set(result.values("psnr_y"))
     for crop in crops:

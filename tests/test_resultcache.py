@@ -63,9 +63,10 @@ class TestStore:
     def test_the_code_is_part_of_the_version(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        (tmp_path / "models").mkdir()
         versions = []
-        for name in ("metrics.py", "models/pan.py", "models/pan.py"):
+        names = ("metrics.py", "models/pan.py", "models/pan.py", "fuse/pan.py", "kernels/pan.c")
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
             with (tmp_path / name).open("a") as file:
                 file.write("# changed\n")
             monkeypatch.setattr(resultcache.resources, "files", lambda _: tmp_path)
@@ -73,7 +74,7 @@ class TestStore:
             versions.append(resultcache.code_version())
         monkeypatch.undo()
         resultcache.code_version.cache_clear()
-        assert len({*versions, resultcache.code_version()}) == 4
+        assert len({*versions, resultcache.code_version()}) == len(names) + 1
 
     @pytest.mark.parametrize(
         "damage",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import random
@@ -35,6 +36,7 @@ from sruplift.errors import (
     WeightsError,
 )
 from sruplift.kernels import gradient
+from sruplift.loader import Validation, split_files
 from sruplift.metrics import psnr
 from sruplift.models import create_model
 from sruplift.recipe import build_network, learning_rate
@@ -317,9 +319,70 @@ def test_resume_refuses_other_images(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has seen other training images"):
         train(config(more, iterations=1), tmp_path / "run", resume=True)
     path = tmp_path / "run" / "checkpoint.pt"
-    older = dataclasses.replace(load_checkpoint(path), fingerprint="")
+    older = dataclasses.replace(load_checkpoint(path), fingerprint="", order="")
     save_checkpoint(path, older)
     assert train(config(more, iterations=1), tmp_path / "run", resume=True).reason == "finished"
+
+
+def test_resume_refuses_images_in_another_order(images: Path, tmp_path: Path) -> None:
+    """Samples are told by the number of their image."""
+    folders = tmp_path / "a", tmp_path / "b"
+    files = sorted((images / "train").iterdir())
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        for file in files[number::2]:
+            shutil.copy(file, folder)
+    there, back = (
+        config(images, iterations=1, data__train=order) for order in (folders, folders[::-1])
+    )
+    train(there, tmp_path / "run")
+    with pytest.raises(ConfigError, match="the same training images in another order"):
+        train(back, tmp_path / "run", resume=True)
+    assert train(there, tmp_path / "run", resume=True).reason == "finished"
+
+
+def test_resume_refuses_to_validate_on_other_images(images: Path, tmp_path: Path) -> None:
+    other = tmp_path / "validation"
+    write_images(other, [(36, 40)])
+    train(config(images, iterations=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match="was validated on other images"):
+        train(config(images, iterations=1, data__validation=other), tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_without_what_it_began_with(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path / "first")
+    start = tmp_path / "start.safetensors"
+    shutil.copy(tmp_path / "first" / "last.safetensors", start)
+    again = config(images, iterations=2, init=str(start))
+    train(again, tmp_path / "run", max_minutes=0)
+    start.unlink()
+    assert train(again, tmp_path / "run", resume=True).reason == "finished"
+
+
+def test_what_is_validated_on_is_not_trained_on(images: Path) -> None:
+    """A folder of both is searched whole."""
+    files, held = split_files(config(images, data__train=[images]))
+    assert held == list((images / "val").iterdir())
+    assert sorted(files) == sorted((images / "train").iterdir())
+    with pytest.raises(DatasetError, match="all training images are among those to validate on"):
+        split_files(config(images, data__train=[images / "val"]))
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(39, 20), (5, 3), (4, 0), (3, 9), (60, 20)])
+def test_images_to_validate_on_are_evenly_spread(
+    images: Path, tmp_path: Path, there: int, wanted: int
+) -> None:
+    files = [tmp_path / f"{number:02}.png" for number in range(there)]
+    for number, file in enumerate(files):
+        Image.new("L", (16, 16), number).save(file)
+    settings = config(images, data__validation_images=wanted)
+    chosen = [
+        int(each[0, 0, 0]) for each in Validation(settings, files, torch.device("cpu")).images
+    ]
+    assert len(chosen) == min(wanted or there, there)
+    steps = {after - before for before, after in itertools.pairwise([*chosen, there])}
+    assert chosen[0] == 0
+    assert max(steps) - min(steps) <= 1
 
 
 def test_a_resumed_run_may_say_more(images: Path, tmp_path: Path) -> None:
@@ -425,6 +488,8 @@ def test_a_diverged_run_says_so(images: Path, tmp_path: Path) -> None:
         ({"model": "pam"}, "unknown model 'pam'"),
         ({"scale": 5}, "no scale 5"),
         ({"data__train": []}, "no training data"),
+        ({"optimizer__betas": [1.5, 0.9]}, "betas"),
+        ({"seed": 2**63}, "seed"),
         ({"model": "hpinet-s"}, "8x8 LR pixels are too small for hpinet-s, which needs 24x24"),
         ({"model": "maffsrn", "stages": [{"until": 1, "patch_size": 12}]}, "needs 13x13"),
     ],

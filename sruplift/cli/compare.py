@@ -37,10 +37,9 @@ def command(
     ] = None,
 ) -> None:
     """Test whether one network is better than another on the same images; PSNR and SSIM on Y."""
-    check_files({"--json": json_file}, [each.partition("#")[0] for each in (a, b)])
+    from sruplift.comparison import compare, comparison_as_dict, split_address
 
-    from sruplift.comparison import compare, comparison_as_dict
-
+    check_files({"--json": json_file}, [split_address(each)[0] for each in (a, b)])
     comparison = compare(a, b, any_inference=any_inference)
     tables = [_summary(comparison)]
     if images:

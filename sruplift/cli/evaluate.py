@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sruplift.cli import options
-from sruplift.cli.outputs import check_files, print_tables, write_text
+from sruplift.cli.outputs import check_files, print_tables, write_data, write_text
 from sruplift.cli.tables import report_table
 
 if TYPE_CHECKING:
@@ -152,10 +152,9 @@ def _check_plot(path: Path) -> None:
 
 
 def _draw(reports: Sequence[Report], path: Path) -> None:
-    from sruplift.manifest import write_atomically
     from sruplift.plots import draw, make_charts
 
-    write_atomically(path, draw(make_charts(reports), path.suffix))
+    write_data(draw(make_charts(reports), path.suffix), path)
 
 
 def _gallery() -> Gallery:

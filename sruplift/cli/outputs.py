@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sruplift.errors import UsageError
+from sruplift.errors import SrupliftError, UsageError
 from sruplift.files import READABLE, identity, shown
 
 if TYPE_CHECKING:
@@ -24,16 +24,20 @@ def check_files(files: Mapping[str, str | None], inputs: Iterable[str | Path] = 
     ``inputs`` are read, and not to be replaced.
 
     Raises:
-        UsageError: two on stdout, a folder, no folder to write it in, an input, or a picture's name
-            for what is none.
+        UsageError: two on stdout or in one file, a folder, no folder to write it in, an input, or a
+            picture's name for what is none.
     """
     on_stdout = [option for option, name in files.items() if name == "-"]
     if len(on_stdout) > 1:
         raise UsageError(f"only one of {' and '.join(on_stdout)} can be -, which is stdout")
+    taken: dict[object, str] = {}
     for option, name in files.items():
         if name is None or name == "-":
             continue
         path = Path(name)
+        other = taken.setdefault(identity(path), option)
+        if other != option and not _is_special(path):
+            raise UsageError(f"{other} and {option} name one file, {path}: name two")
         if path.is_dir():
             raise UsageError(f"{option} {path} is a folder: name a file in it")
         check_is_no_input(path, inputs)
@@ -54,13 +58,36 @@ def check_is_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
 
 
 def write_text(text: str, name: str) -> None:
-    """Write ``text`` to the file in one step, or to stdout if it is "-"."""
+    """Write ``text`` as ``write_data`` does, or to stdout if the name is "-".
+
+    What is not UTF-8 in the name of an image is written as an escape.
+    """
     if name == "-":
         sys.stdout.write(text)
-        return
-    from sruplift.manifest import write_atomically
+    else:
+        write_data(text.encode("utf-8", "backslashreplace"), Path(name))
 
-    write_atomically(Path(name), text.encode("utf-8"))
+
+def write_data(data: bytes, path: Path) -> None:
+    """Write ``data`` to the file in one step; to a pipe or a device, and through a link.
+
+    Raises:
+        SrupliftError: it cannot be written.
+    """
+    if not _is_special(path):
+        from sruplift.manifest import write_atomically
+
+        write_atomically(path.resolve(), data)
+        return
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise SrupliftError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and no file, which another file could replace."""
+    return path.exists() and not path.is_file()
 
 
 def print_tables(tables: Iterable[Table], *, to_stderr: bool) -> None:

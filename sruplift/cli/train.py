@@ -41,7 +41,9 @@ def command(
     ] = None,
     patience: Annotated[
         float,
-        typer.Option(min=1.0, help="Seconds that one of several processes waits for the others."),
+        typer.Option(
+            min=1.0, max=1e8, help="Seconds that one of several processes waits for the others."
+        ),
     ] = 600.0,
 ) -> None:
     """Train a network, or fine-tune released weights, on a folder of images."""

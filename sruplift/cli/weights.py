@@ -34,6 +34,8 @@ def import_(
     """Convert a checkpoint of the authors' code to safetensors that `--weights` takes."""
     from sruplift.weights import import_checkpoint
 
+    if source.is_dir():
+        raise WeightsError(f"{source} is a folder, not a file of weights")
     output = output or source.with_suffix(".safetensors")
     if output.suffix.lower() != ".safetensors":
         raise UsageError(f"-o {output}: name a file that ends in .safetensors")

@@ -45,6 +45,16 @@ def test_a_report_is_not_written_over(files: tuple[str, str], part: str) -> None
     assert Path(files[1]).read_text() == before
 
 
+def test_a_report_with_a_number_sign_in_its_name_is_not_written_over(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    path = Path(files[0]).rename(tmp_path / "run#1.json")
+    before = path.read_text()
+    result = run(str(path), files[1], "--json", str(path))
+    assert "is an input and would be overwritten" in str(result.exception)
+    assert path.read_text() == before
+
+
 def test_a_table_is_not_written_under_a_pictures_name(
     files: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -234,6 +236,40 @@ def test_every_kind_of_file(run: Run, root: Path, tmp_path: Path) -> None:
         assert "PSNR Y" in alone.err
 
 
+def test_a_name_that_is_not_utf8(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = photo_like(24, 26).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    try:
+        Image.fromarray(pixels).save(folder / "caf\udce9.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    for option in ("--json", "--csv", "--markdown", "--latex", "--html"):
+        target = tmp_path / "report"
+        outcome = run("-d", folder, "-m", "bicubic", option, target)
+        assert outcome.code == 0, outcome.err
+        text = target.read_text(encoding="utf-8")
+        if option == "--json":
+            (image,) = json.loads(text)["datasets"][0]["images"]
+            assert image["name"] == "caf\udce9.png"
+
+
+def test_reports_go_through_links_and_into_pipes(run: Run, root: Path, tmp_path: Path) -> None:
+    real, link, pipe = (tmp_path / name for name in ("real.json", "link.json", "pipe"))
+    link.symlink_to(real)
+    os.mkfifo(pipe)
+    arguments = ("-d", "Set5", "-m", "bicubic", "--data-root", root)
+    assert run(*arguments, "--json", link).code == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["model"] == "bicubic"
+    with ThreadPoolExecutor() as pool:
+        heard = pool.submit(pipe.read_text)
+        assert run(*arguments, "--csv", pipe, "--json", os.devnull).code == 0
+        assert heard.result(timeout=60).startswith("model,scale,")
+    assert pipe.is_fifo()
+    assert Path(os.devnull).is_char_device()
+
+
 def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) -> None:
     outcome = run(*pan(root, weights), "--tile", "auto", "--overlap", 4)
     assert outcome.code == 0, outcome.err
@@ -245,6 +281,11 @@ def test_tiles_are_named_below_the_table(run: Run, root: Path, weights: Path) ->
     [
         (("-d", "Set5", "--plot", "p.jpg"), 2, "cannot draw p.jpg"),
         (("-d", "Set5", "--json", "-", "--csv", "-"), 2, "only one of --json and --csv can be -"),
+        (
+            ("-d", "Set5", "--json", "same", "--csv", "./same"),
+            2,
+            "--json and --csv name one file, same: name two",
+        ),
         (("-d", "Set5", "--tile", "big"), 2, "--tile is 'auto' or a number of pixels"),
         (("-d", "Set5", "-m", "all", "-w", "w.safetensors"), 2, "name one model and one scale"),
         ((), 2, "Missing option"),

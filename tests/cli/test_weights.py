@@ -84,6 +84,11 @@ def test_import_names_what_disagrees(checkpoint: Path) -> None:
     assert "theirs.pth holds weights of pan x4, not pan x2" in message
 
 
+def test_import_of_a_folder(tmp_path: Path) -> None:
+    assert "is a folder, not a file of weights" in refused("import", tmp_path)
+    assert ". is a folder" in refused("import", ".")
+
+
 def test_import_of_a_missing_file(tmp_path: Path) -> None:
     assert "none.pth: No such file" in refused("import", tmp_path / "none.pth")
 
@@ -157,8 +162,9 @@ def report(path: Path, sha256: str, **means: float) -> Path:
     data = {
         "model": "pan",
         "scale": 3,
+        "precision": "fp32",
         "weights": {"sha256": sha256},
-        "datasets": [{"name": "Set5", "images": [], "mean": mean}],
+        "datasets": [{"name": "Set5", "count": 5, "images": [], "mean": mean}],
     }
     path.write_text(json.dumps(data))
     return path
@@ -235,6 +241,27 @@ def test_record_refuses_what_was_not_measured_plainly(
     path = report(tmp_path / "eval.json", read_manifest().find("pan", 3).sha256)
     path.write_text(json.dumps({**json.loads(path.read_text()), "inference": how}))
     assert "self-ensemble or in parts" in refused("record", path)
+    assert read_manifest().find("pan", 3).metrics == {}
+
+
+@pytest.mark.usefixtures("release")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "bf16"}, "measured in bf16"),
+        ({"name": "HR"}, "5 images of HR: that is no benchmark"),
+        ({"count": 2}, "2 images of Set5: that is no benchmark, whole"),
+    ],
+)
+def test_record_refuses_what_is_no_benchmark_in_fp32(
+    trained: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    done("pack", trained, *FACTS)
+    path = report(tmp_path / "eval.json", read_manifest().find("pan", 3).sha256)
+    data = json.loads(path.read_text())
+    (data if "precision" in change else data["datasets"][0]).update(change)
+    path.write_text(json.dumps(data))
+    assert words in refused("record", path)
     assert read_manifest().find("pan", 3).metrics == {}
 
 
