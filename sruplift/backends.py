@@ -166,9 +166,10 @@ def _find_graph(network: nn.Module, made: Exportable, backend: str) -> bytes:
     """
     path = None
     if isinstance(network, EXPORTABLE):
-        path = cache_folder("graphs") / f"{_key(network, made, backend)}.graph"
-        if (kept := _read(path)) is not None:
-            return kept
+        with contextlib.suppress(OSError):  # there is no home for a cache
+            path = cache_folder("graphs") / f"{_key(network, made, backend)}.graph"
+    if path is not None and (kept := _read(path)) is not None:
+        return kept
     graph = make_graph(network, {}, framed=made.framed)
     run = START[backend](graph, torch.get_num_threads(), "fp32")
     largest_difference(run, network, framed=made.framed)

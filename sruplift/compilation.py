@@ -8,6 +8,7 @@ compilation takes: so a short job never waits for it, and a long one loses littl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -92,7 +93,8 @@ class Compilation:
 def _compiled(model: nn.Module, inputs: tuple[object, ...], expected: Tensor) -> Call:
     """``model`` compiled, and checked against what it gave for ``inputs``."""
     # Compiled code is kept beside our other caches, so that the next start takes seconds.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    with contextlib.suppress(OSError):  # PyTorch has a place of its own.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
     name = type(model).__name__
     call: Call = torch.compile(model)
     sr = _call(call, model, inputs)

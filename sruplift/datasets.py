@@ -6,6 +6,7 @@ used: the LR images beside them are made with Pillow's bicubic, which is not the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -193,12 +194,20 @@ def cache_folder(name: str = "datasets") -> Path:
     """Where unpacked data sets, or what else is called ``name``, are kept.
 
     It is the Hub cache's place for assets of other libraries.
+
+    Raises:
+        OSError: there is no home folder for it, and no variable that names another place.
     """
-    if folder := os.environ.get("HF_ASSETS_CACHE"):
-        return Path(folder).expanduser() / "sruplift" / name
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / name
+    try:
+        if folder := os.environ.get("HF_ASSETS_CACHE"):
+            return Path(folder).expanduser() / "sruplift" / name
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
+        return Path(os.path.expandvars(home)).expanduser() / "assets" / "sruplift" / name
+    except RuntimeError as error:
+        raise OSError(
+            errno.ENOENT, "there is no home folder for a cache; HF_HOME may name a place"
+        ) from error
 
 
 def _find_spec(name: str) -> DatasetSpec | None:
@@ -254,7 +263,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _from_hub(spec: DatasetSpec) -> Path:
     """The folder in the cache with the images of ``spec``, downloaded and unpacked if need be."""
-    folder = cache_folder() / f"{spec.name}_HR"
+    try:
+        folder = cache_folder() / f"{spec.name}_HR"
+    except OSError as error:
+        raise DatasetError(f"{spec.name} cannot be downloaded: {error.strerror}") from error
     if folder.is_dir():
         if len(list_images(folder)) == spec.count:
             return folder

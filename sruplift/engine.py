@@ -38,6 +38,7 @@ from sruplift.tiling import (
     Rows,
     TileFunction,
     TilePlan,
+    check_tile,
     even_tile,
     plan_tiles,
     run_tiled,
@@ -124,13 +125,14 @@ class Engine:
                 self.kernels = find_kernels(compile_mode)
             if self.kernels is not None:
                 model, compile_mode = with_kernels(model, self.kernels), "off"
+        self._name = f"{type(model).__name__} of {sum(p.numel() for p in model.parameters())}"
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
         if self_ensemble:
             model = SelfEnsemble(model)
         model = model.eval().to(self.device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = Compilation(self.model, compile_mode, self.device, framed=self.needs.frame)
-        self._key = (str(self.device), type(model).__name__, scale, self.precision)
+        self._key = (str(self.device), self._name, scale, self.precision)
         self.in_flight = in_flight(self.device)
         self._streams = Streams(self.device)
 
@@ -252,6 +254,8 @@ class Engine:
             self.device, self.precision, self.scale, self.needs.memory, self.tuned_tile
         )
         longest = self.needs.largest_tile or max(height, width)
+        if max(height, width) > longest:
+            check_tile(longest, overlap)
         highest = max(STRIP_BYTES // (12 * width * self.scale**2), overlap) + overlap
         if height * width <= pixels and max(height, width) <= longest and height <= highest:
             return height, width
@@ -266,7 +270,9 @@ class Engine:
         if self.device.type in ("cuda", "xpu"):
             torch.get_device_module(self.device).empty_cache()
         height, width = shape
-        half = max(max(shape) // 2, SMALLEST_TILE, overlap + overlap // 2 + 1)
+        # Large enough for the plan not to make it larger again.
+        least = overlap + max(overlap // 2 + 1, 2 * self.needs.grid - 1)
+        half = max(max(shape) // 2, SMALLEST_TILE, least)
         if half >= max(shape):
             raise SrupliftError(
                 f"{self.device} is out of memory, even for a tile of {width}x{height} pixels"
@@ -278,7 +284,7 @@ class Engine:
     @functools.cached_property
     def tuning_key(self) -> str:
         """What a measured tile is kept under."""
-        return tuning_key(self.device, type(self.model).__name__, self.scale, self.precision)
+        return tuning_key(self.device, self._name, self.scale, self.precision)
 
     @functools.cached_property
     def tuned_tile(self) -> int | None:
@@ -336,8 +342,8 @@ def _load_kernels() -> Kernels | CompilerError:
         return load_kernels(cache_folder("compiled"))
     except CompilerError as error:
         return error
-    except RuntimeError as error:  # there is no home for a cache
-        return CompilerError(f"compiled code cannot be kept: {error}")
+    except OSError as error:  # there is no home for a cache
+        return CompilerError(f"compiled code cannot be kept: {error.strerror or error}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -35,14 +35,21 @@ class ResultCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or cache_folder("eval")
         self.problem: str | None = None
+        self.folder = folder
+        if folder is None:
+            try:
+                self.folder = cache_folder("eval")
+            except OSError as error:
+                self.problem = str(error.strerror)
 
     def read(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The result that was written under ``key``, or None."""
+        if self.folder is None:
+            return None
         key = _complete(key)
         try:
-            data = json.loads(self._path(key).read_text(encoding="utf-8"))
+            data = json.loads(_path(self.folder, key).read_text(encoding="utf-8"))
             if data["key"] == key and data["sha256"] == _digest(data["result"]):
                 return dict(data["result"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -51,8 +58,10 @@ class ResultCache:
 
     def write(self, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Keep ``result``, in one step."""
+        if self.folder is None:
+            return
         key = _complete(key)
-        path = self._path(key)
+        path = _path(self.folder, key)
         data = {"key": key, "result": result, "sha256": _digest(result)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +69,10 @@ class ResultCache:
         except (OSError, SrupliftError) as error:
             self.problem = str(error)
 
-    def _path(self, key: Mapping[str, Any]) -> Path:
-        name = _digest(key)
-        return self.folder / name[:2] / f"{name}.json"
+
+def _path(folder: Path, key: Mapping[str, Any]) -> Path:
+    name = _digest(key)
+    return folder / name[:2] / f"{name}.json"
 
 
 def _complete(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,11 +170,17 @@ def plan_tiles(
 def plan_axis(
     length: int, tile: int, overlap: int, ramp: int = RAMP, grid: int = 1
 ) -> tuple[Span, ...]:
-    """Tiles along one axis: the fewest whose neighbours share ``overlap``, evenly spread."""
+    """Tiles along one axis: the fewest whose neighbours share ``overlap``, evenly spread.
+
+    They are not longer than ``tile``, unless a grid leaves such tiles no step to go on by.
+    """
+    if length > tile > overlap:
+        # The last tile ends where the image does, so its start is on the grid if this is on it.
+        tile -= (tile - length) % grid
+        # Tiles go on by one step of the grid at least.
+        tile += max(0, math.ceil((grid - (tile - overlap)) / grid)) * grid
     if length <= tile:
         return (Span(0, length, (0, 0), (length, length)),)
-    # The last tile ends where the image does, so its start is on the grid if this is on it.
-    tile -= (tile - length) % grid
     count = _count(length, tile, overlap, grid)
     free = (length - tile) // grid
     starts = [i * free // (count - 1) * grid for i in range(count)]

@@ -54,8 +54,9 @@ def keep_tile(key: str, pixels: int) -> Path:
     Raises:
         WeightsError: it cannot be written.
     """
-    path = _path()
+    path = Path(FILE_NAME)
     try:
+        path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error

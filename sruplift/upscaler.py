@@ -292,12 +292,16 @@ class Upscaler:
         return dataclasses.replace(image, array=result.numpy()), notes
 
     def seams(self, image: Image) -> SeamReport | None:
-        """How much tiles show in the middle of ``image``; None: it is too small to be cut."""
+        """How much tiles show in the middle of ``image``, with the first network that it meets.
+
+        None: it meets none, or is too small to be cut.
+        """
         height, width = image.size
         top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
         middle = as_tensor(image.pixels)[top : top + CROP, left : left + CROP]
         rgb = unit_range(planes(middle)).expand(-1, 3, -1, -1)
-        return verify_seams(self.engine, rgb, *self.tiles())
+        scales = self.route(height, width).scales
+        return verify_seams(self.engine_for(scales[0]), rgb, *self.tiles()) if scales else None
 
     def _engine_of(self, model: nn.Module, scale: int) -> Engine:
         options = self.options

@@ -90,6 +90,17 @@ def kernels() -> Kernels:
         pytest.skip(f"no kernels here: {error}")
 
 
+def without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user whom the system does not know, and who has set nothing."""
+
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("HF_HOME", "HF_ASSETS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+
+
 def photo_like(height: int, width: int, *, seed: int = 0) -> Tensor:
     """A (3, H, W) float image in [0, 1] with gradients, edges and texture: harsher than a photo."""
     random = np.random.default_rng(seed)

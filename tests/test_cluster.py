@@ -342,6 +342,27 @@ def test_work_is_cut_so_that_every_worker_has_some(tmp_path: Path, weights: Path
     assert (plan.images, plan.skipped, plan.failures) == (130, 0, ())
 
 
+def test_a_second_run_finds_what_lies_behind_a_link(tmp_path: Path, weights: Path) -> None:
+    fill(str(tmp_path / "in"), {f"{folder}/{n}.png": encoded(n) for folder in "st" for n in (1, 2)})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out" / "s").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "round").symlink_to(tmp_path / "out")
+    batch = Batch(str(tmp_path / "in"), str(tmp_path / "out"), weights)
+    assert sum(outcome.done for outcome in batch.do(batch.plan())) == 4
+    assert (tmp_path / "disk" / "1_pan_x2.png").is_file()
+    plan = batch.plan()
+    assert (plan.skipped, plan.partitions) == (4, ())
+
+
+def test_results_may_lie_above_the_images(tmp_path: Path, memory: str, weights: Path) -> None:
+    for root in (str(tmp_path / "bucket"), memory):
+        fill(f"{root}/photos", {"1.png": encoded(1)})
+        plan = Batch(f"{root}/photos", root, weights).plan()
+        assert [name for each in plan.partitions for name in sources(each)] == ["1.png"]
+        assert plan.failures == ()
+
+
 @pytest.mark.parametrize("kind", ["local", "memory"])
 def test_a_second_run_does_what_is_missing_or_has_changed(
     kind: str, tmp_path: Path, memory: str, weights: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from sruplift.engine import Engine, choose_device, choose_precision
 from sruplift.errors import NumericalError, SrupliftError, UsageError
 from sruplift.models import create_model
 from sruplift.models.pan import PAN, PANConfig
-from sruplift.tiling import DEFAULT_OVERLAP, assemble
+from sruplift.tiling import DEFAULT_OVERLAP, Rows, assemble
 
 CPU = torch.device("cpu")
 
@@ -238,6 +239,34 @@ def test_after_out_of_memory_finished_rows_are_not_done_again() -> None:
     assert len(net.shapes) == 5 + 5
     assert shares == sorted(shares)
     assert shares[-1] == 1
+
+
+@pytest.mark.parametrize("name", ["a2n", "maffsrn"])
+def test_a_grid_of_tiles_fits_whatever_is_asked_for(name: str) -> None:
+    engine = Engine(create_model(name, 2), 2, "cpu", "fp32", fuse=False)
+    for side in range(17, 60, 3):
+        for tile, overlap in [(24, None), (24, 12), (17, 9), (40, 32)]:
+            plan = engine.plan(Rows.of(torch.rand(1, 3, side, 43)), tile, overlap)
+            assert plan.rows[-1].stop == side
+
+
+def test_an_overlap_that_the_largest_tile_has_no_room_for() -> None:
+    engine = Engine(create_model("hpinet-s", 2), 2, "cpu", "fp32", fuse=False)
+    engine.plan(Rows.of(torch.rand(1, 3, 8, 380)), None, 400)
+    with pytest.raises(UsageError, match="a tile of 384 is too small for an overlap of 400"):
+        engine.plan(Rows.of(torch.rand(1, 3, 8, 420)), None, 400)
+
+
+def test_out_of_memory_on_a_grid_ends_too() -> None:
+    engine = Engine(create_model("a2n", 2), 2, "cpu", "fp32", fuse=False)
+    source = Rows(400, 400, lambda *_: torch.rand(0))
+    shapes = [engine._plan(source, (200, 200), 24).tile_shape]
+    while max(shapes[-1]) > 40:
+        smaller = engine._smaller(shapes[-1], 24)
+        shapes.append(engine._plan(source, smaller, 24).tile_shape)
+        assert math.prod(shapes[-1]) < math.prod(shapes[-2])
+    with pytest.raises(SrupliftError, match="is out of memory"):
+        engine._smaller(shapes[-1], 24)
 
 
 def test_out_of_memory_for_the_smallest_tile_is_an_error() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyiqa_stand_in
 import pytest
 import torch
-from conftest import photo_like
+from conftest import photo_like, without_home
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +75,14 @@ class TestStore:
         monkeypatch.undo()
         resultcache.code_version.cache_clear()
         assert len({*versions, resultcache.code_version()}) == len(names) + 1
+
+    def test_without_a_home_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_home(monkeypatch)
+        cache = ResultCache()
+        cache.write(KEY, {"psnr": 30.5})
+        assert cache.read(KEY) is None
+        assert cache.problem is not None
+        assert "no home folder" in cache.problem
 
     @pytest.mark.parametrize(
         "damage",

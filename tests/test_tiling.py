@@ -94,6 +94,27 @@ def test_even_tile_needs_no_more_tiles_and_wastes_nothing() -> None:
             assert fewer > len(plan_axis(length, even, overlap))
 
 
+@pytest.mark.parametrize("grid", [2, 6, 8])
+def test_tiles_on_a_grid_go_on_whatever_they_share(grid: int) -> None:
+    for length, tile, overlap in [
+        *(
+            (length, tile, tile - own)
+            for length in range(20, 70)
+            for tile in (17, 24)
+            for own in (1, 8)
+        ),
+        (43, 24, 12),
+        (50, 40, 32),
+    ]:
+        spans = plan_axis(length, tile, overlap, grid=grid)
+        assert spans[-1].stop == length
+        assert all(span.start % grid == 0 for span in spans)
+        assert max(span.stop - span.start for span in spans) < tile + 2 * grid
+        for before, after in itertools.pairwise(spans):
+            assert before.start < after.start
+            assert before.stop - after.start >= overlap
+
+
 @pytest.mark.parametrize("overlap", [-1, 8, 9])
 def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
     with pytest.raises(ValueError, match="does not fit a tile of 8"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import without_home
 
 from sruplift import tuning
 from sruplift.engine import LARGEST_TILE, Engine
@@ -54,6 +55,22 @@ def test_the_key_names_what_the_time_depends_on(monkeypatch: pytest.MonkeyPatch)
     assert key.endswith("PAN x4 bf16")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     assert tuning.tuning_key(CPU, "PAN", 4, "bf16") != key
+
+
+def test_networks_of_one_family_have_tiles_of_their_own() -> None:
+    keys = {
+        Engine(create_model(name, 2), 2, "cpu", "fp32", self_ensemble=ensemble).tuning_key
+        for name in ("a2n", "a2n-m", "maffsrn", "maffsrn-l", "hpinet-s", "hpinet-m")
+        for ensemble in (False, True)
+    }
+    assert len(keys) == 6
+
+
+def test_without_a_home_there_are_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_home(monkeypatch)
+    assert tuning.tuned_tile("key") is None
+    with pytest.raises(WeightsError, match="there is no home folder for a cache"):
+        tuning.keep_tile("key", 9)
 
 
 def test_the_engine_takes_the_tile_that_was_measured() -> None:

@@ -78,6 +78,16 @@ def test_what_is_no_scale_of_its_own_is_the_next_larger_one_resized() -> None:
     np.testing.assert_allclose(released(scale=2.5)(picture), expected, rtol=0, atol=1e-6)
 
 
+def test_seams_are_those_of_the_network_that_is_used() -> None:
+    picture = Image(photo(100, 100))
+    found = [
+        str(released(tile_size=64, overlap=8, **target).seams(picture))
+        for target in ({"scale": 2}, {"width": 200}, {"scale": 4})
+    ]
+    assert found[0] == found[1] != found[2]
+    assert released(width=50).seams(picture) is None
+
+
 def test_a_chain_is_one_scale_after_the_other() -> None:
     picture = photo(10, 12).astype(np.float32) / 255
     expected = released(scale=3)(released(scale=2)(picture))

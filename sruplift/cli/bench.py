@@ -104,7 +104,9 @@ def _networks(names: Sequence[str], scales: Sequence[int]) -> list[tuple[str, in
         for name in names
         for pair in (every if name == "all" else [(name, scale) for scale in scales])
     )
-    return list(dict.fromkeys(chosen))
+    if not (found := list(dict.fromkeys(chosen))):
+        raise UsageError(f"no network has {' or '.join(f'scale {scale}' for scale in scales)}")
+    return found
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -6,10 +6,12 @@ others get a temporary name first.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import posixpath
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,12 +62,17 @@ class Place:
     def files(self) -> dict[str, Info]:
         """All files below by their relative names, hidden ones too; what fsspec tells of each.
 
+        On this machine also what lies behind links to folders.
+
         Raises:
             SrupliftError: the store does not answer.
         """
         self.fs.invalidate_cache()  # Another process may have written since.
         try:
-            found = self.fs.find(self.root, detail=True)
+            if self.is_local:
+                found = dict(self._local_files())
+            else:
+                found = self.fs.find(self.root, detail=True)
         except FileNotFoundError:
             return {}
         # Stores have errors of their own, of any kind.
@@ -76,6 +83,21 @@ class Place:
             for path, info in found.items()
             if path != self.root
         }
+
+    def _local_files(self) -> Iterator[tuple[str, Info]]:
+        """Paths, and what fsspec tells of them: its own search passes links by."""
+
+        def refuse(error: OSError) -> None:
+            raise error
+
+        for folder, folders, names in os.walk(self.root, onerror=refuse, followlinks=True):
+            if _goes_in_circles(Path(folder), Path(self.root)):
+                folders.clear()
+                continue
+            for name in names:
+                path = Path(folder, name).as_posix()
+                with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile.
+                    yield path, self.fs.info(path)
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -232,6 +254,14 @@ def said(error: BaseException) -> str:
     """The words of any error, in one line."""
     text = reason(error) if isinstance(error, OSError) else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _goes_in_circles(folder: Path, root: Path) -> bool:
+    """Whether ``folder`` is a link to one that it lies in, from ``root`` on."""
+    if not folder.is_symlink() or folder == root:
+        return False
+    above = itertools.takewhile(lambda each: each != root.parent, folder.parents)
+    return folder.resolve() in {each.resolve() for each in above}
 
 
 def _protocols(fs: Any) -> set[str]:

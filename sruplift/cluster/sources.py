@@ -131,6 +131,8 @@ def _stored(place: Place, avoid: Place) -> list[Entry | Failure]:
     except Exception as error:  # Stores have errors of their own, of any kind.
         raise SrupliftError(f"cannot list {place.uri_of()}: {said(error)}") from error
     below = avoid.root.rstrip("/") + "/" if type(avoid.fs) is type(fs) else None
+    if below is not None and (base.rstrip("/") + "/").startswith(below):
+        below = None  # It was asked for by its name.
     entries: list[Entry | Failure] = []
     for path, info in found.items():
         name = posixpath.relpath(path, base or "/")

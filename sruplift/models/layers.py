@@ -80,11 +80,14 @@ class SuperResolver(nn.Module):
     def forward(self, lr: Tensor, frame: Frame | None = None) -> Tensor:
         height, width = lr.shape[-2:]
         least = self.needs.min_size
+        frame = frame or Frame.whole(lr)
         if min(height, width) >= least:
-            return self.enlarge(lr, frame or Frame.whole(lr))
-        # Mirrored pixels are no part of any image.
+            return self.enlarge(lr, frame)
+        # Mirrored pixels are no part of any image; along the other side the tile has its place.
+        top, rows = (frame.top, frame.height) if height >= least else (0, least)
+        left, columns = (frame.left, frame.width) if width >= least else (0, least)
         lr = mirror(lr, max(height, least), max(width, least))
-        sr = self.enlarge(lr, Frame.whole(lr))
+        sr = self.enlarge(lr, Frame(top, left, rows, columns))
         return sr[..., : height * self.scale, : width * self.scale]
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:

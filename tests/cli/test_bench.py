@@ -71,6 +71,11 @@ def test_a_size_that_is_none_is_refused(size: str) -> None:
         CliRunner().invoke(app, ["--size", size], catch_exceptions=False)
 
 
+def test_a_scale_that_no_network_has_is_refused() -> None:
+    with pytest.raises(UsageError, match="no network has scale 5 or scale 7"):
+        CliRunner().invoke(app, ["-m", "all", "-s", "5", "-s", "7"], catch_exceptions=False)
+
+
 def test_all_are_all_networks_that_have_the_scale_and_none_twice() -> None:
     others = [(name, 4) for name, spec in MODELS.items() if name != "pan" and 4 in spec.scales]
     assert bench._networks(["pan", "all"], [4]) == [("pan", 4), *others]
