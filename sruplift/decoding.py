@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, UnidentifiedImageError
+from PIL import ExifTags, PngImagePlugin, UnidentifiedImageError
 from PIL import Image as Pillow
 
 from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
+from sruplift.metadata import stated_orientation
 from sruplift.png import damage as png_damage
-from sruplift.tiff import complaints
+from sruplift.tiff import complaints, read_tags, upright_size
+from sruplift.words import LONGEST, png_metadata
 
 # A guard against decompression bombs: 16384 x 16384.
 MAX_PIXELS = 2**28
@@ -74,6 +76,8 @@ def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
         ImageError: damaged, of more than ``max_pixels``, or in a format that is not supported.
     """
     limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
+    # Of colour profiles, too, and there are larger ones than Pillow has in mind.
+    longest, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, LONGEST
     try:
         picture = Pillow.open(file, formats=_formats())
     except UnidentifiedImageError as error:
@@ -81,7 +85,7 @@ def open_picture(path: Path, file: BinaryIO, max_pixels: int) -> Pillow.Image:
     except Exception as error:  # Decoders raise nearly everything.
         raise damaged(path, error) from error
     finally:
-        Pillow.MAX_IMAGE_PIXELS = limit
+        Pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limit, longest
     check_size(path, picture.width, picture.height, max_pixels)
     _spread_transparency(picture)
     return picture
@@ -195,15 +199,23 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, in
             pictures that are no animation.
     """
     with opened(path) as file, collected_warnings([]):
-        picture = open_picture(path, file, max_pixels)
+        try:
+            picture = open_picture(path, file, max_pixels)
+        except ImageError:
+            # libvips opens some TIFFs that Pillow does not.
+            if (size := upright_size(read_tags(file))) is None:
+                raise
+            check_size(path, size[1], size[0], max_pixels)
+            return (*size, 1)
         frames = count_frames(path, picture)
         if frames > 1 and picture.format not in ANIMATED:
             raise several(path, picture, frames)
         orientation = 1
-        # Pillow decodes a PNG to look for it behind the pixels, and has turned a TIFF's size
-        # already.
-        told = picture.format != "PNG" or "exif" in picture.info
-        if told and picture.format != "TIFF":
+        if picture.format == "PNG":  # Pillow decodes it to look behind the pixels.
+            file.seek(0)
+            found = png_metadata(file)
+            orientation = stated_orientation(found["exif"], found["xmp"])
+        elif picture.format != "TIFF":  # Whose size Pillow has turned already.
             with contextlib.suppress(Exception):
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     turned = orientation in (5, 6, 7, 8)

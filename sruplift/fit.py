@@ -53,11 +53,12 @@ def fitted(image: Image, kind: str) -> Image:
 
 
 def opaque_or_clear(image: Image) -> Image:
-    """``image`` with every pixel seen or not, as a GIF has them."""
+    """``image`` with every pixel seen or not, as a GIF has them: then in colour for Pillow."""
     if image.alpha is None:
         return image
     alpha = np.where(image.alpha > np.iinfo(image.array.dtype).max // 2, 255, 0)
-    pixels = np.concatenate([image.pixels, alpha[..., None].astype(image.array.dtype)], axis=2)
+    colours = np.broadcast_to(image.pixels, (*image.size, 3))
+    pixels = np.concatenate([colours, alpha[..., None].astype(image.array.dtype)], axis=2)
     return dataclasses.replace(image, array=pixels)
 
 

@@ -27,6 +27,8 @@ MOST_ENTRIES = 4096
 # Values of more bytes than this in one file are no metadata.
 MOST_BYTES = 64 * 1024**2
 PREFIX = b"Exif\0\0"
+# The keyword of ImageMagick's EXIF, of PNGs from before they could hold it.
+RAW_EXIF = "Raw profile type exif"
 LONGEST_INLINE = 8
 LARGEST_FILE = 2**62
 
@@ -87,6 +89,15 @@ def read_exif(exif: bytes) -> Directory:
         ValueError: there is no directory.
     """
     return read_directory(io.BytesIO(exif.removeprefix(PREFIX)))
+
+
+def exif_of_text(text: str) -> bytes:
+    """ImageMagick's text "Raw profile type exif": hexadecimal behind three lines.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return bytes.fromhex("".join(text.split("\n")[3:]))
 
 
 def make_exif(directory: Directory) -> bytes:

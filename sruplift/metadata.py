@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,10 +15,12 @@ from PIL import Image as Pillow
 from sruplift.ifd import (
     EXIF,
     PREFIX,
+    RAW_EXIF,
     UNDEFINED,
     Directory,
     Entry,
     change_exif,
+    exif_of_text,
     long,
     make_exif,
     number,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsProfile
 
 ORIENTATION = int(ExifTags.Base.Orientation)
+XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>\s*)(\d)")
 IPTC = 33723
 # Every record begins with it (IPTC-IIM 4.2, section 1.5).
 IPTC_MARKER = b"\x1c"
@@ -56,9 +61,8 @@ def raw_exif(picture: Pillow.Image) -> bytes | None:
         ValueError: they are a text that is damaged.
     """
     exif = picture.info.get("exif")
-    if exif is None and (text := picture.info.get("Raw profile type exif")):
-        # ImageMagick's, of PNGs before they could hold EXIF: hexadecimal behind three lines.
-        exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    if exif is None and (text := picture.info.get(RAW_EXIF)):
+        exif = exif_of_text(text)
     return exif or None
 
 
@@ -109,6 +113,16 @@ def sized_exif(exif: bytes, height: int, width: int) -> bytes:
     sizes = {ExifTags.Base.ExifImageWidth: width, ExifTags.Base.ExifImageHeight: height}
     rewrite(file, {int(tag): long(size) for tag, size in sizes.items()}, within=EXIF)
     return PREFIX + file.getvalue()
+
+
+def stated_orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """EXIF's orientation, else XMP's, from 1 to 8; 1 where they state none, or are damaged."""
+    found = None
+    with contextlib.suppress(ValueError):
+        found = number(read_exif(exif or b"").get(ORIENTATION))
+    if found is None and (said := XMP_ORIENTATION.search(xmp or b"")):
+        found = int(said[1])
+    return int(found) if found is not None and found in range(1, 9) else 1
 
 
 def exif_without_orientation(exif: bytes) -> bytes:

@@ -42,14 +42,16 @@ from sruplift.metadata import (
     raw_exif,
     raw_xmp,
     resolution,
+    stated_orientation,
     stored_bits,
     tiff_metadata,
 )
 from sruplift.tiff import is_negative, lacks_pixels, named_channels, read_tags, tags_of
 from sruplift.words import iptc_of, png_metadata, texts_of
-from sruplift.xmp import gif_xmp, upright_xmp
+from sruplift.xmp import EXTENDED_XMP, gif_xmp, upright_xmp, without_extension
 
 # Formats that libvips decodes, and Pillow's modes of which it makes the same pixels.
+TWELVE = 12
 STREAMED = {"PNG", "TIFF", "JPEG", "WEBP"}
 PLAIN_MODES = {"L", "LA", "RGB", "RGBA"}
 DEEP = {"PNG", "TIFF", "AVIF"}
@@ -107,11 +109,19 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, folder: Path | None 
         else:
             _check_complete(path, file, picture)
             image = _read_by_pillow(path, picture)
+            if bits == TWELVE and picture.format == "TIFF":
+                image = _spread(image)
     if picture.format == "TIFF" and named_channels(tags_of(picture)) is not None:
         notes.append(CHANNELS_DROPPED)
     if bits > 8 * image.array.itemsize:
         notes.append(f"the file has {bits} bits per channel, of which 8 are kept")
     return dataclasses.replace(image, notes=(*notes, *image.notes))
+
+
+def _spread(image: Image) -> Image:
+    """Grey of 12 bits, which Pillow leaves as they are, in 16."""
+    array = np.rint(image.array * (65_535 / 4_095)).astype(np.uint16)
+    return dataclasses.replace(image, array=array)
 
 
 def _is_for_vips(picture: Pillow.Image, bits: int) -> bool:
@@ -179,9 +189,12 @@ def _read_by_vips(
     if picture.format == "PNG":  # Pillow would decode the pixels to find what lies behind them.
         with path.open("rb") as file:
             found = png_metadata(file)
+        facts["orientation"] = stated_orientation(found["exif"], found["xmp"])
         found["exif"] = _portable(found["exif"], notes)
         found["xmp"] = upright_xmp(found["xmp"]) if found["xmp"] else None
     else:
+        if picture.format in ("JPEG", "MPO", "WEBP"):  # libvips knows EXIF's only.
+            facts["orientation"] = orientation_of(picture)
         found = read_metadata(path, picture, notes)
     # The bits of an AVIF are the upper ones, the others zeros.
     array = _pixels_by_vips(path, facts, folder, channels, bits if avif else 16)
@@ -318,6 +331,11 @@ def read_metadata(path: Path, picture: Pillow.Image, notes: list[str]) -> dict[s
         exif, iptc = _exif_of(picture, notes), iptc_of(picture)
     xmp = gif_xmp(path.read_bytes()) if picture.format == "GIF" else raw_xmp(picture)
     xmp = upright_xmp(xmp) if xmp else None
+    if any(data.startswith(EXTENDED_XMP) for _, data in getattr(picture, "applist", ())):
+        notes.append("the extended part of its XMP is dropped")
+        xmp = without_extension(xmp) if xmp else None
+    if picture.format == "MPO" and getattr(picture, "n_frames", 1) > 1:
+        notes.append("the pictures behind the first one (previews, a gain map) are dropped")
     return {"exif": exif, "xmp": xmp, "iptc": iptc, "texts": texts_of(picture)}
 
 

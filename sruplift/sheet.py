@@ -101,7 +101,7 @@ def _crops(
     top, left = max(0, window.top - 4), max(0, window.left - 4)
     bottom, right = window.top + window.edge + 4, window.left + window.edge + 4
     part = before.array[top:bottom, left:right]
-    large = (round(part.shape[0] * scale[0]), round(part.shape[1] * scale[1]))
+    large = tuple(max(1, round(side * by)) for side, by in zip(part.shape, scale, strict=False))
     smooth = _resized(part, large)
     inner = (round((window.top - top) * scale[0]), round((window.left - left) * scale[1]))
     low = smooth[inner[0] : inner[0] + size[0], inner[1] : inner[1] + size[1]]

@@ -89,6 +89,14 @@ def lacks_pixels(tags: Mapping[int, Any]) -> bool:
     return sum(counts) < height * sum(-(-width * row // 8) for row in rows)
 
 
+def upright_size(tags: Mapping[int, Any]) -> tuple[int, int] | None:
+    """(height, width) as the picture should be seen; None: it has none."""
+    width, height, orientation = (_number(tags, tag, 0) for tag in (256, 257, 274))
+    if not (width and height):
+        return None
+    return (width, height) if orientation > 4 else (height, width)
+
+
 def _numbers(tags: Mapping[int, Any], tag: int) -> tuple[int, ...]:
     """The whole numbers of a tag; a damaged file may have anything."""
     value = tags.get(tag, ())

@@ -30,6 +30,9 @@ INTERPRETATIONS = {
 # What such pixels may mean. Others may have as many channels, and be no RGB.
 UNDERSTOOD = frozenset((*INTERPRETATIONS.values(), "rgb"))
 
+# libvips' words about files in which nothing is wrong.
+NOT_READ = ("not configured", "unsupported", "not a whole number of bytes")
+
 
 @functools.cache
 def _vips() -> ModuleType:
@@ -154,6 +157,10 @@ def encode(
     for name, blob in blobs.items():
         if blob:
             image.set_type(vips.GValue.blob_type, name, blob)
+    if kind == "AVIF" and meaning == "grey16" and icc_profile:
+        # It becomes colour there, of which the profile is not.
+        image = image.icc_transform("srgb", depth=16, intent="relative")
+        image.remove("icc-profile-data")
     image.set_progress(True)
     image.signal_connect("eval", lambda *_: release(buffer))
     try:
@@ -224,7 +231,7 @@ def _why_not_read(error: Exception) -> str:
     said = _last_line(error)
     if "known format" in said:
         return "it is not an image that can be read, or its header is damaged"
-    if "not configured" in said or "unsupported" in said.lower():
+    if any(words in said.lower() for words in NOT_READ):
         return f"it is of a kind that cannot be read ({said})"
     return f"the file is damaged ({said})"
 

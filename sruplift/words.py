@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image as Pillow
 
-from sruplift.ifd import PREFIX
+from sruplift.ifd import PREFIX, RAW_EXIF, exif_of_text
 
 # (keyword, text) as a PNG has them; a comment is the text of the keyword "Comment".
 Texts: TypeAlias = tuple[tuple[str, str], ...]
@@ -74,6 +74,8 @@ def png_metadata(file: BinaryIO) -> dict[str, Any]:
             keyword, text = _text(name, data)
             if keyword == XMP:
                 found["xmp"] = text.encode("utf-8" if name == b"iTXt" else "latin-1")
+            elif keyword == RAW_EXIF:
+                found["exif"] = found["exif"] or _exif_of_text(text)
             elif _word(keyword):
                 texts[keyword] = text
     return {**found, "texts": tuple(texts.items())}
@@ -87,6 +89,13 @@ def add_texts(path: Path, texts: Texts) -> None:
             data = keyword.encode("latin-1", "replace")[:79] + bytes(5) + text.encode()
             _write_chunk(file, b"iTXt", data)
         _write_chunk(file, b"IEND", b"")
+
+
+def _exif_of_text(text: str) -> bytes:
+    try:
+        return PREFIX + exif_of_text(text).removeprefix(PREFIX)
+    except ValueError:
+        return PREFIX  # Which whoever reads it will find damaged.
 
 
 def _word(keyword: object) -> bool:

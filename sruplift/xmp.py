@@ -12,6 +12,12 @@ from xml.sax.saxutils import quoteattr
 
 # The namespace of our properties: a name, not an address.
 NAMESPACE = "urn:sruplift:provenance:"
+# How a JPEG's further segments begin that hold what one does not (part 3, 1.1.3.1).
+EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
+_EXTENSION = re.compile(
+    rb"\s*\bxmpNote:HasExtendedXMP\s*=\s*(\"[^\"]*\"|'[^']*')"
+    rb"|<xmpNote:HasExtendedXMP>[^<]*</xmpNote:HasExtendedXMP>"
+)
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -43,6 +49,11 @@ def sized_xmp(xmp: bytes, height: int, width: int) -> bytes:
         for name in names:
             xmp = _with_value(xmp, name, value)
     return xmp
+
+
+def without_extension(xmp: bytes) -> bytes:
+    """``xmp`` that does not refer to an extension, which is gone."""
+    return _EXTENSION.sub(b"", xmp)
 
 
 def with_provenance(xmp: bytes | None, facts: Mapping[str, str]) -> bytes:

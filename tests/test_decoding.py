@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from corpus import tiff
 from pictures import photo
 from PIL import Image as Pillow
 
@@ -37,6 +40,18 @@ def test_heic_without_the_extra_says_what_to_install(
             read_image(tmp_path / "a.heic")
     finally:
         decoding._formats.cache_clear()
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 6])
+def test_the_size_of_a_tiff_that_only_libvips_opens(tmp_path: Path, orientation: int) -> None:
+    data = tiff(np.zeros((4, 6, 2), np.uint16), 1, extra=(2,))
+    if orientation:  # In the place of how many rows a strip has, which is all of them.
+        data = data.replace(struct.pack("<HHI", 278, 4, 1), struct.pack("<HHI", 274, 4, 1))
+        data = data.replace(
+            struct.pack("<HHII", 274, 4, 1, 4), struct.pack("<HHII", 274, 4, 1, orientation)
+        )
+    (tmp_path / "a.tif").write_bytes(data)
+    assert picture_size(tmp_path / "a.tif") == (*read_image(tmp_path / "a.tif").size, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

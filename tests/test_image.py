@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus import tiff
 from pictures import grey_profile, photo, rgb_profile
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
@@ -323,6 +324,73 @@ def test_resolution_is_kept(tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"b{suffix}", image)
     with Pillow.open(tmp_path / f"b{suffix}") as written:
         assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+def test_grey_is_transparent_in_a_gif(tmp_path: Path) -> None:
+    pixels = np.full((8, 9, 2), 200, np.uint8)
+    pixels[4:, :, 1] = 0
+    write_image(tmp_path / "a.gif", Image(pixels))
+    result = read_image(tmp_path / "a.gif")
+    assert np.array_equal(result.array[..., 3], np.where(pixels[..., 1] > 127, 255, 0))
+    assert (result.array[:4, :, :3] == 200).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_deep_grey_with_a_profile_keeps_its_brightness_in_an_avif(
+    tmp_path: Path, channels: int
+) -> None:
+    """libvips has no grey ones: what is half of the light in a linear profile is 188 of sRGB."""
+    pixels = np.full((16, 16, channels), 65_535, np.uint16)
+    pixels[..., 0] = 65_535 // 2
+    write_image(tmp_path / "a.avif", Image(pixels, grey_profile(1.0)))
+    result = read_image(tmp_path / "a.avif")
+    assert np.abs(result.array[..., 0] / 257 - 187.5).max() < 1
+
+
+def test_grey_of_twelve_bits(tmp_path: Path) -> None:
+    levels = np.array([0, 1, 2048, 4095])
+    bits = "".join(f"{level:012b}" for level in levels)
+    data = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+    stored = np.frombuffer(data, np.uint8).reshape(1, len(data), 1)
+    for photometric in (1, 0):
+        whole = tiff(stored, photometric)
+        for tag, kind, before, after in ((256, 4, len(data), 4), (258, 3, 8, 12)):
+            old, new = (struct.pack("<HHII", tag, kind, 1, value) for value in (before, after))
+            assert old in whole
+            whole = whole.replace(old, new)
+        (tmp_path / f"{photometric}.tif").write_bytes(whole)
+    image = read_image(tmp_path / "1.tif")
+    assert image.array[0, :, 0].tolist() == np.rint(levels * (65_535 / 4_095)).tolist()
+    with pytest.raises(ImageError, match="it is of a kind that cannot be read"):
+        read_image(tmp_path / "0.tif")
+
+
+def test_a_png_may_have_a_large_profile(tmp_path: Path) -> None:
+    profile = rgb_profile()
+    data = np.random.default_rng(0).integers(0, 256, 1_200_000, np.uint8).tobytes()
+    profile = struct.pack(">I", len(profile) + len(data)) + profile[4:] + data
+    write_image(tmp_path / "a.png", Image(photo(5, 6), profile))
+    result = read_image(tmp_path / "a.png")
+    assert (result.icc_profile, result.notes) == (profile, ())
+
+
+def test_what_a_jpeg_has_beside_its_picture_is_told(tmp_path: Path) -> None:
+    packet = XMP.replace(b" tiff:O", b' xmpNote:HasExtendedXMP="ABCD" tiff:O')
+    save(tmp_path / "a.jpg", smooth(), xmp=packet)
+    content = b"http://ns.adobe.com/xmp/extension/\0" + b"ABCD" * 8 + bytes(8) + b"more"
+    segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+    plain = (tmp_path / "a.jpg").read_bytes()
+    at = plain.index(b"\xff\xdb")
+    (tmp_path / "a.jpg").write_bytes(plain[:at] + segment + plain[at:])
+    image = read_image(tmp_path / "a.jpg")
+    assert image.notes == ("the extended part of its XMP is dropped",)
+    assert image.xmp is not None
+    assert b"HasExtendedXMP" not in image.xmp
+    assert b"a photo" in image.xmp
+    first, second = (Pillow.fromarray(smooth(*size)) for size in ((32, 40), (8, 8)))
+    first.save(tmp_path / "b.jpg", "MPO", save_all=True, append_images=[second])
+    (note,) = read_image(tmp_path / "b.jpg").notes
+    assert note == "the pictures behind the first one (previews, a gain map) are dropped"
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])

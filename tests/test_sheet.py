@@ -40,6 +40,13 @@ def test_a_sheet_shows_both_and_they_differ() -> None:
     assert 0.2 < np.abs(left - right).mean() < 20
 
 
+def test_a_picture_made_tiny() -> None:
+    before = Image(photo(40, 100))
+    after, _ = Upscaler("pan", width=2, device="cpu").enlarge(before)
+    assert after.size == (1, 2)
+    assert min(comparison(before, after, "tiny").size) > 20
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (50, 60)])

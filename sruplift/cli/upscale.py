@@ -260,7 +260,7 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
         (outcome,) = run_batch([job], upscaler)
         for line in _lines(_without_temporary_names(outcome, job, folder)):
             console.print(line, markup=False)
-        if into_pipe and isinstance(job, Job) and not isinstance(outcome, Failure):
+        if into_pipe and isinstance(job, Job) and not isinstance(outcome, Failure | Skipped):
             send(job.destination)
     return not isinstance(outcome, Failure)
 

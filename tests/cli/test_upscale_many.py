@@ -50,11 +50,11 @@ def run(
     capfdbinary: pytest.CaptureFixture[bytes],
     weights: Path,
 ) -> Run:
-    """``sruplift upscale ARGUMENTS`` in ``tmp_path``, with weights that are here."""
+    """``sruplift upscale ARGUMENTS`` in ``tmp_path``, with weights that are here unless ``plain``."""
     monkeypatch.chdir(tmp_path)
 
-    def run_(*arguments: object, stdin: bytes | None = None) -> Outcome:
-        options = ["-s", "2", "-w", str(weights)]
+    def run_(*arguments: object, stdin: bytes | None = None, plain: bool = False) -> Outcome:
+        options = [] if plain else ["-s", "2", "-w", str(weights)]
         monkeypatch.setattr(sys, "argv", ["sruplift", "upscale", *options, *map(str, arguments)])
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -296,6 +296,15 @@ def test_stdin_to_stdout(run: Run) -> None:
                 assert (picture.format, picture.size) == (kind, (20, 16))
     outcome = run("-", "-o", "-", "--format", "tiff", stdin=Path("a.jpg").read_bytes())
     assert outcome.out[:2] == b"II"
+
+
+def test_what_is_large_enough_goes_into_no_pipe(run: Run) -> None:
+    save("a.png")
+    for source, data in (("a.png", b""), ("-", Path("a.png").read_bytes())):
+        large_enough = ("--max-side", "9", "--only-if-smaller")
+        outcome = run(source, "-o", "-", *large_enough, stdin=data, plain=True)
+        assert (outcome.code, outcome.out) == (0, b"")
+        assert "skipped, 10x8 is large enough already" in outcome.err
 
 
 def test_one_end_is_a_pipe(run: Run) -> None:
