@@ -50,7 +50,7 @@ def run(
     capfdbinary: pytest.CaptureFixture[bytes],
     weights: Path,
 ) -> Run:
-    """``sruplift upscale ARGUMENTS`` in ``tmp_path``, with weights that are here unless ``plain``."""
+    """``sruplift upscale ARGUMENTS`` in ``tmp_path``; with weights at hand unless ``plain``."""
     monkeypatch.chdir(tmp_path)
 
     def run_(*arguments: object, stdin: bytes | None = None, plain: bool = False) -> Outcome:
