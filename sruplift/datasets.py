@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sruplift import hub
 from sruplift.archive import DamagedArchiveError, extract_flat, reason
+from sruplift.decoding import collected_warnings
 from sruplift.errors import DatasetError, UsageError, unknown_name
 from sruplift.metadata import HEADER_BYTES, stored_bits
 
@@ -162,7 +163,7 @@ def read_hr(path: Path) -> Tensor:
         pixels = _decode(path)
     except DatasetError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise DatasetError(f"{path} has too many pixels to be measured whole") from error
     # Decoders raise whatever their parsing of a damaged file runs into: no list is complete.
     except Exception as error:
@@ -174,20 +175,20 @@ def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(H, W, 3) ``uint8``."""
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            if image.mode not in _GREY_OR_COLOUR:
-                raise DatasetError(
-                    f"{path} is no 8-bit grey or RGB image: its pixels are {image.mode}"
-                )
-            if (bits := stored_bits(header, image)) > 8:  # Of colours Pillow reads 8.
-                raise DatasetError(
-                    f"{path} is no 8-bit grey or RGB image: it has {bits} bits per channel"
-                )
-            # A palette's transparency survives only a conversion to RGBA; to RGB it warns.
-            opaque = image.convert("RGBA") if image.mode in {"P", "PA"} else image
-            return np.array(opaque.convert("RGB"))
+    with collected_warnings([]):  # Filters belong to the process, and threads decode.
+        image = Image.open(path)
+    with image:
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError
+        if image.mode not in _GREY_OR_COLOUR:
+            raise DatasetError(f"{path} is no 8-bit grey or RGB image: its pixels are {image.mode}")
+        if (bits := stored_bits(header, image)) > 8:  # Of colours Pillow reads 8.
+            raise DatasetError(
+                f"{path} is no 8-bit grey or RGB image: it has {bits} bits per channel"
+            )
+        # A palette's transparency survives only a conversion to RGBA; to RGB it warns.
+        opaque = image.convert("RGBA") if image.mode in {"P", "PA"} else image
+        return np.array(opaque.convert("RGB"))
 
 
 def cache_folder(name: str = "datasets") -> Path:

@@ -61,7 +61,7 @@ class SelfEnsemble(nn.Module):
         """LR (B, 3, H, W) -> SR (B, 3, H * scale, W * scale), float32."""
         total: Tensor | None = None
         for transform in range(TRANSFORMS):
-            turned = dihedral(lr, transform).contiguous(memory_format=torch.channels_last)
+            turned = dihedral(lr, transform).clone(memory_format=torch.channels_last)
             where = () if frame is None else (turn_frame(frame, lr, transform),)
             sr = undo_dihedral(self.network(turned, *where), transform).float()
             total = sr if total is None else total.add_(sr)

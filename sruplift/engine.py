@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +113,8 @@ class Engine:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.scale = scale
+        # Networks of one family differ in how many parameters they have.
+        self._name = f"{type(model).__name__} of {sum(p.numel() for p in model.parameters())}"
         self.needs: InputNeeds = getattr(model, "needs", InputNeeds(receptive_field=None))
         if local and self.needs.window is not None:
             model.window = self.needs.window  # type: ignore[assignment]
@@ -124,8 +125,9 @@ class Engine:
             if self.precision == "fp32" and model is not plain:
                 self.kernels = find_kernels(compile_mode)
             if self.kernels is not None:
-                model, compile_mode = with_kernels(model, self.kernels), "off"
-        self._name = f"{type(model).__name__} of {sum(p.numel() for p in model.parameters())}"
+                compile_mode = "off"
+                with self.device, torch.random.fork_rng(devices=[]):  # as ``fused`` does
+                    model = with_kernels(model, self.kernels)
         # Twice as fast on CPUs (PAN x4, 512x512, two cores: 10.6 s against 3.8 s in fp32).
         if self_ensemble:
             model = SelfEnsemble(model)
@@ -301,6 +303,8 @@ class Engine:
     ) -> Tensor:
         """The network on its device, without what surrounds it: for measurements.
 
+        An autocast that the caller has on does not reach it.
+
         Args:
             x: (B, 3, h, w) float32 on the device, channels last.
             frame: as in ``run``.
@@ -308,15 +312,24 @@ class Engine:
 
         Returns:
             (B, 3, h * scale, w * scale) float32 on the device, not clamped.
+
+        Raises:
+            UsageError: the network gives something else.
         """
         precision = precision or self.precision
-        arithmetic: Any = contextlib.nullcontext()
-        if precision != "fp32":
-            arithmetic = torch.autocast(self.device.type, DTYPES[precision])
-        elif self.device.type == "cuda":
-            arithmetic = full_float32()
-        with torch.inference_mode(), arithmetic:
-            return self._network(*((x, frame) if self.needs.frame else (x,))).float()
+        kind, lower = self.device.type, precision != "fp32"
+        exact = full_float32() if kind == "cuda" and not lower else contextlib.nullcontext()
+        arithmetic = torch.autocast(kind, DTYPES[precision] if lower else None, enabled=lower)
+        with torch.inference_mode(), arithmetic, exact:
+            sr = self._network(*((x, frame) if self.needs.frame else (x,)))
+        shape = (*x.shape[:2], *(side * self.scale for side in x.shape[2:]))
+        if not isinstance(sr, Tensor) or sr.shape != shape:
+            given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
+            raise UsageError(
+                f"the network makes {given} of {tuple(x.shape)}: for scale {self.scale} it has to"
+                f" be {shape}"
+            )
+        return sr.float()
 
 
 def find_kernels(mode: str) -> Kernels | None:

@@ -270,7 +270,7 @@ def evaluate_image(
         )
     lr, original = to_float(degrade(hr, scale))[None], to_float(hr)[None]
     start = time.perf_counter()
-    sr = _run_whole(upscale, lr, path)
+    sr = _run_whole(upscale, lr.clone(), path)  # It may work in place.
     seconds = time.perf_counter() - start
     scores = score(sr, original, lr, scale, seconds)
     extra = _measure_perceptual(perceptual, sr, original, path) if perceptual else {}

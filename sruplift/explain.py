@@ -215,7 +215,7 @@ def _attribute(
         # By default cuDNN rounds the factors of "float32" convolutions to 10 bits (TF32).
         arithmetic = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     try:
-        with arithmetic:
+        with arithmetic, torch.autocast(lr.device.type, enabled=False):
             return attribute(network, lr, window, path, progress)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

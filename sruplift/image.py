@@ -98,9 +98,11 @@ def from_pillow(picture: Pillow.Image) -> Image:
     Palettes become RGB, or RGBA if they have transparency; CMYK and YCbCr become RGB.
 
     Raises:
-        ImageError: pixels of 32 bits or in a colour space that is not supported.
+        ImageError: none, or pixels of 32 bits or in a colour space that is not supported.
     """
     notes: list[str] = []
+    if min(picture.size) < 1:
+        raise ImageError(f"an image has at least one pixel, not {picture.width}x{picture.height}")
     mode = _plain_mode(picture)
     icc, profile = usable_profile(
         picture.info.get("icc_profile"), profile_mode(picture.mode), notes

@@ -41,13 +41,19 @@ class Processes:
         started = _from_environment(("WORLD_SIZE",), 1)
         gradients = DistributedDataParallelKwargs(find_unused_parameters=idle_parameters)
         connection = InitProcessGroupKwargs(timeout=timedelta(seconds=patience))
-        self.accelerator = Accelerator(
-            # Its own mixed precision is set once a process; ours differs from run to run.
-            mixed_precision="no",
-            # Without a GPU it has to be told, or each process would train by itself.
-            cpu=started > 1 and not _has_gpu(),
-            kwargs_handlers=[gradients, connection],
-        )
+        try:
+            self.accelerator = Accelerator(
+                # Its own mixed precision is set once a process; ours differs from run to run.
+                mixed_precision="no",
+                # Without a GPU it has to be told, or each process would train by itself.
+                cpu=started > 1 and not _has_gpu(),
+                kwargs_handlers=[gradients, connection],
+            )
+        except ValueError as error:
+            raise ConfigError(
+                "this process has an Accelerator of other settings already, and there can be but"
+                f" one: train in another process ({error})"
+            ) from error
         self.device: torch.device = self.accelerator.device
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index

@@ -12,6 +12,7 @@ from sruplift.errors import UsageError
 from sruplift.perceptual import PerceptualMetric
 from sruplift.published import Published
 from sruplift.scores import Scores, mean_scores
+from sruplift.sizes import plain
 from sruplift.tiling import check_tile
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class EvalOptions:
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("scale", "tile_size", "overlap"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if not self.datasets:
             raise UsageError("name at least one data set to measure on")
         self._check_tiles()

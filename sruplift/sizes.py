@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from sruplift.errors import UsageError
 
@@ -95,6 +97,13 @@ class Target:
         else:
             factor = self.scale or DEFAULT_SCALE
         return _rounded(height * factor), _rounded(width * factor)
+
+
+def plain(value: Any) -> Any:
+    """A number as Python's own, whoever's it is: NumPy's wrap round. Anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class Finish:
             if self.background is None:
                 pixels = torch.cat([pixels, alpha], 1)
             else:
-                colour = torch.tensor(self.background)[: self.result.shape[2], None, None]
+                background = torch.tensor(self.background, device="cpu")
+                colour = background[: self.result.shape[2], None, None]
                 pixels = composite(pixels, alpha, colour)
         quantised = _quantised(pixels, self.result.dtype)
         self.result[top:bottom] = quantised[0].movedim(0, 2)
@@ -177,7 +178,7 @@ def resized_rows(plane: Tensor, size: tuple[int, int], start: int, stop: int) ->
 
 def constant_rows(value: float, rows: int, way: Route) -> Tensor:
     """So many rows of one value, (1, 1, rows, width)."""
-    return torch.full((1, 1, rows, way.size[1]), value)
+    return torch.full((1, 1, rows, way.size[1]), value, dtype=torch.float32, device="cpu")
 
 
 def as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
@@ -192,7 +193,7 @@ def new_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) 
     """An empty (H, W, C) tensor, mapped from a file where ``new_array`` would."""
     if dtype in _INTEGERS:
         return torch.from_numpy(new_array(shape, str(dtype).removeprefix("torch."), folder))
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _release(pixels: Tensor) -> None:
@@ -210,7 +211,8 @@ def extremes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest value; PyTorch has no such function for uint16."""
     if pixels.dtype == torch.uint16:
         array = pixels.numpy()
-        return torch.tensor(int(array.min())), torch.tensor(int(array.max()))
+        low, high = torch.tensor([int(array.min()), int(array.max())], device="cpu")
+        return low, high
     low, high = pixels.aminmax()
     return low, high
 

@@ -224,7 +224,7 @@ def axis_window(span: Span, scale: int = 1, dtype: torch.dtype = torch.float32) 
     The weights of neighbours sum to one: the falling ramp is one minus the rising one.
     """
     kept = span.kept
-    window = torch.ones((kept.stop - kept.start) * scale, dtype=dtype)
+    window = torch.ones((kept.stop - kept.start) * scale, dtype=dtype, device="cpu")
     rising = _ramp((span.fade_in[1] - span.fade_in[0]) * scale, dtype)
     falling = 1 - _ramp((span.fade_out[1] - span.fade_out[0]) * scale, dtype)
     window[: len(rising)] = rising
@@ -235,7 +235,7 @@ def axis_window(span: Span, scale: int = 1, dtype: torch.dtype = torch.float32) 
 def _ramp(length: int, dtype: torch.dtype) -> Tensor:
     """Half a cosine from 0 to 1, sampled at pixel centres: never 0 and never 1."""
     return 0.5 - 0.5 * torch.cos(
-        torch.pi * (torch.arange(length, dtype=dtype) + 0.5) / max(length, 1)
+        torch.pi * (torch.arange(length, dtype=dtype, device="cpu") + 0.5) / max(length, 1)
     )
 
 

@@ -93,6 +93,7 @@ def train(
         LostProcessError: another process ended, or did not answer in time.
     """
     with _stop_on_signals() as stop, watch(patience), ExitStack() as held:
+        held.callback(restore_rng, rng_state())  # The caller's generator is not to go on by ours.
         trainer = Trainer(config, out, held, resume=resume, patience=patience)
         return trainer.run(stop, max_minutes, on_row)
 

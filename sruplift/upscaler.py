@@ -29,12 +29,14 @@ from sruplift.backends import check_backend, through
 from sruplift.compilation import MODES
 from sruplift.decoding import MAX_PIXELS
 from sruplift.engine import PRECISIONS, Engine, choose_device
-from sruplift.errors import ImageError, UsageError, unknown_name
+from sruplift.errors import ImageError, SrupliftWarning, UsageError, unknown_name
 from sruplift.image import Image, from_pillow, to_pillow
 from sruplift.manifest import read_manifest
 from sruplift.metadata import ORIENTATION, from_srgb
+from sruplift.models.layers import SuperResolver
+from sruplift.reading import EXIF_IS_DAMAGED
 from sruplift.seams import CROP, SeamReport, verify_seams
-from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, route
+from sruplift.sizes import DEFAULT_SCALE, SCALES, Route, Target, plain, route
 from sruplift.streams import in_flight
 from sruplift.strips import (
     Alpha,
@@ -102,6 +104,8 @@ class UpscaleOptions:
 
     def __post_init__(self) -> None:
         self._require_types()
+        for field in _fields():
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         self.target()
         self.background_rgb()
         if self.precision not in PRECISIONS:
@@ -198,6 +202,8 @@ class Upscaler:
         if self._given is not None:
             if own is None:
                 raise UsageError("a network that is given needs its own whole scale")
+            if isinstance(self._given, SuperResolver) and self._given.scale != own:
+                raise UsageError(f"the network that is given has scale {self._given.scale}")
             self.native: tuple[int, ...] = (own,)
             self._engines[own] = self._engine_of(self._given, own)
             return
@@ -251,9 +257,7 @@ class Upscaler:
             NumericalError: the network returned NaN, infinity or black, in float32 too.
         """
         if isinstance(picture, Pillow.Image):
-            if picture.getexif().get(ORIENTATION, 1) != 1:
-                picture = ImageOps.exif_transpose(picture)
-            image, notes = self.enlarge(from_pillow(picture))
+            image, notes = self.enlarge(from_pillow(_upright(picture)))
             result: Any = to_pillow(image)
         elif isinstance(picture, np.ndarray):
             result, notes = self._array(picture)
@@ -456,11 +460,25 @@ def _fields() -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(UpscaleOptions)
 
 
-def _copied(network: nn.Module) -> nn.Module:
-    """What its owner may go on training; itself, if it cannot be copied."""
+def _upright(picture: Pillow.Image) -> Pillow.Image:
     try:
-        return copy.deepcopy(network)
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture
+    except Exception:  # Damaged EXIF breaks Pillow in many ways, and is no reason to stop.
+        warnings.warn(EXIF_IS_DAMAGED, stacklevel=3)
+        return picture
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """What its owner may go on training, in float32; itself, if it cannot be copied."""
+    try:
+        return copy.deepcopy(network).float()
     except Exception:
+        warnings.warn(
+            "the network cannot be copied: it is used itself, and is in eval mode from now on",
+            SrupliftWarning,
+            stacklevel=3,
+        )
         return network
 
 

@@ -134,7 +134,7 @@ def load_model(
     file = dataclasses.replace(file, model=name, scale=scale)
     state_dict = load_state_dict(file)
     # What is random in it is replaced: nobody's generator is to go on by that.
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         model = create_model(name, scale).to(torch.float32)
     model.load_state_dict(state_dict, strict=True)
     return model.to(device).eval()

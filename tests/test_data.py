@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from conftest import photo_like
 from PIL import Image
 
 from sruplift import data
+from sruplift.datasets import read_hr
 from sruplift.errors import DatasetError
 from sruplift.resize import bicubic
 
@@ -116,6 +119,14 @@ def test_hold_out_takes_every_twentieth() -> None:
     assert len(data.hold_out(files[:2])[1]) == 1
     with pytest.raises(DatasetError, match="at least two images"):
         data.hold_out(files[:1])
+
+
+def test_threads_that_decode_leave_the_warnings_as_they_were(files: list[Path]) -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(read_hr, files * 5))
+    assert warnings.filters == before
 
 
 def test_fingerprint_ignores_names_and_order(files: list[Path], tmp_path: Path) -> None:

@@ -359,6 +359,15 @@ def test_a_run_goes_on_without_what_it_began_with(images: Path, tmp_path: Path) 
     assert train(again, tmp_path / "run", resume=True).reason == "finished"
 
 
+def test_the_callers_random_numbers_go_on(images: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(2)[1]
+    torch.manual_seed(5)
+    torch.rand(1)
+    train(config(images, iterations=1), tmp_path)
+    assert torch.rand(1) == expected
+
+
 def test_what_is_validated_on_is_not_trained_on(images: Path) -> None:
     """A folder of both is searched whole."""
     files, held = split_files(config(images, data__train=[images]))

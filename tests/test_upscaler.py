@@ -15,10 +15,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pictures import bilinear_pan, photo
+from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from sruplift import engine, store, strips
-from sruplift.errors import UsageError, WeightsError
+from sruplift.errors import ImageError, SrupliftWarning, UsageError, WeightsError
 from sruplift.image import Image
 from sruplift.models import create_model
 from sruplift.resize import bicubic
@@ -210,8 +211,86 @@ def test_a_network_that_is_given_stays_as_it_is(name: str) -> None:
 def test_a_network_that_cannot_be_copied_is_used_itself() -> None:
     network = Twice()
     network.handle = threading.Lock()  # type: ignore[assignment]
-    result = Upscaler(network, scale=2)(np.full((8, 8), 7, np.uint8))
+    with pytest.warns(SrupliftWarning, match="cannot be copied: it is used itself"):
+        upscaler = Upscaler(network, scale=2)
+    result = upscaler(np.full((8, 8), 7, np.uint8))
     assert result.tolist() == [[7] * 16] * 16
+
+
+def test_a_network_in_half_precision_is_used_in_float32() -> None:
+    network = create_model("pan", 2).half()
+    assert Upscaler(network, scale=2, device="cpu")(photo(8, 9)).shape == (16, 18, 3)
+    assert next(network.parameters()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("tile", ["auto", 16])
+def test_a_network_of_another_scale_is_told(tile: int | str) -> None:
+    picture = np.zeros((30, 20, 3), np.uint8)
+    with pytest.raises(UsageError, match="the network that is given has scale 3"):
+        Upscaler(create_model("pan", 3), scale=2)
+    for other in (nn.Upsample(scale_factor=3), nn.Upsample(scale_factor=1), nn.Flatten()):
+        with pytest.raises(UsageError, match="for scale 2 it has to be"):
+            Upscaler(other, scale=2, device="cpu", tile_size=tile, overlap=4)(picture)
+
+
+def test_numbers_of_numpy_do_not_wrap_round() -> None:
+    picture = photo(48, 80)
+    assert released(scale=np.uint8(4))(picture).shape == (192, 320, 3)
+    with pytest.raises(UsageError, match="too small for an overlap of 100"):
+        released(scale=2, tile_size=np.int64(4), overlap=np.int64(100))
+    assert type(released(scale=np.float32(2.5)).options.scale) is float
+
+
+@pytest.mark.parametrize("name", ["pan", "hpinet-s"])
+def test_what_the_caller_has_set_changes_nothing(name: str) -> None:
+    picture = photo(30, 32)
+    expected = Upscaler(name, scale=2, device="cpu", precision="fp32")(picture)
+    torch.manual_seed(0)
+    number = torch.rand(1)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        upscaler = Upscaler(name, scale=2, device="cpu", precision="fp32")
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = upscaler(picture)
+        transparent = upscaler(np.dstack([picture, np.full((30, 32), 255, np.uint8)]))
+        in_parts = upscaler((picture / 255).astype(np.float32))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(inside, expected)
+    assert np.array_equal(transparent[..., :3], expected)
+    assert np.abs(in_parts * 255 - expected).max() < 0.51
+    assert torch.equal(torch.rand(1), number)
+
+
+def test_a_network_that_works_in_place() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(x.sub_(0.25), scale_factor=2) + 0.25
+
+    picture = photo(12, 10)
+    plain, ensemble = (
+        Upscaler(Net(), scale=2, device="cpu", self_ensemble=each)(picture)
+        for each in (False, True)
+    )
+    assert np.abs(plain.astype(int) - ensemble).max() <= 1
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0no TIFF header here", b"Exif\0\0II*\0\x08"])
+def test_damaged_exif_of_a_picture_in_memory(tmp_path: Path, exif: bytes) -> None:
+    Pillow.fromarray(photo(8, 9)).save(tmp_path / "a.png", exif=exif)
+    with (
+        Pillow.open(tmp_path / "a.png") as picture,
+        pytest.warns(UserWarning, match="the EXIF data is damaged"),
+    ):
+        assert released(scale=2)(picture).size == (18, 16)
+
+
+def test_a_picture_without_pixels() -> None:
+    with pytest.raises(ImageError, match="at least one pixel, not 0x5"):
+        released(scale=2)(Pillow.new("RGB", (0, 5)))
 
 
 # ---- Strips

@@ -53,7 +53,9 @@ def fused(model: nn.Module) -> nn.Module:
     if make is None:
         return model
     device = next(model.parameters()).device
-    made = make(copy.deepcopy(model).cpu().eval()).to(device).requires_grad_(False).eval()
+    # What is random in it is replaced: nobody's generator is to go on by that.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        made = make(copy.deepcopy(model).cpu().eval()).to(device).requires_grad_(False).eval()
     memory = _MEMORY.get(type(model), {}).get(made.scale)
     if memory is not None:
         made.needs = dataclasses.replace(made.needs, memory=memory)

@@ -192,7 +192,8 @@ class CompiledAttention(nn.Module):
         attention, self.kernels = fused.made_of[0], kernels
         self.norm, self.key, self.value = attention.norm, attention.key, attention.value
         query = attention.query
-        self.query = nn.Linear(query.in_features, query.out_features, bias=False)
+        shape = query.in_features, query.out_features
+        self.query = nn.Linear(*shape, bias=False, dtype=query.weight.dtype)
         self.query.weight.copy_(query.weight * query.out_features**-0.5)
 
     def forward(self, tokens: Tensor, others: Tensor | None) -> Tensor:

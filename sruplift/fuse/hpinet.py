@@ -82,7 +82,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _one_more(linear: nn.Linear, scale: float, last: float) -> nn.Linear:
     """``linear`` times ``scale``, and a feature that is always ``last``."""
-    made = nn.Linear(linear.in_features, linear.out_features + 1, bias=last != 0)
+    shape = linear.in_features, linear.out_features + 1
+    made = nn.Linear(*shape, bias=last != 0, dtype=linear.weight.dtype)
     made.weight.zero_()
     made.weight[:-1] = linear.weight * scale
     if last != 0:

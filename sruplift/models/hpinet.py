@@ -79,7 +79,7 @@ class PatchGrid:
         Where three patches meet this is 1/4, as in the authors' code.
         """
         step = self.size - PATCH_OVERLAP
-        weights = torch.ones(self.total)
+        weights = torch.ones(self.total, dtype=torch.float32, device="cpu")
         for number, start in enumerate(self._in_image[1:], start=1):
             weights[start : number * step + PATCH_OVERLAP] /= 2
         here = slice(self.start, self.start + self.length)
@@ -247,7 +247,7 @@ def put_together(tokens: Tensor, rows: PatchGrid, columns: PatchGrid) -> Tensor:
 
 def _coverage(starts: list[int], size: int, length: int) -> Tensor:
     """(length,): how many patches each pixel lies in."""
-    count = torch.zeros(length)
+    count = torch.zeros(length, dtype=torch.float32, device="cpu")
     for start in starts:
         count[start : start + size] += 1
     return count
