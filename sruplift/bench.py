@@ -16,11 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sruplift.compilation import MODES
 from sruplift.complexity import count_mult_adds
-from sruplift.engine import DTYPES, Engine, bytes_per_pixel, is_out_of_memory, largest_tile
-from sruplift.errors import UsageError
+from sruplift.engine import (
+    DTYPES,
+    Engine,
+    bytes_per_pixel,
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+    largest_tile,
+)
+from sruplift.errors import UsageError, unknown_name
 from sruplift.memory import PeakMemory, available_memory
-from sruplift.models import count_parameters, create_model
+from sruplift.models import MODELS, count_parameters, create_model
 from sruplift.tuning import keep_tile, processor_name
 
 # Edge of the matrices whose product is timed: 17 or 1,100 GFLOP.
@@ -52,6 +61,14 @@ class BenchOptions:
         if not all(1 <= edge <= LARGEST_SIZE for edge in self.size):
             height, width = self.size
             raise UsageError(f"a size has edges from 1 to {LARGEST_SIZE}, not {width}x{height}")
+        if self.model not in MODELS:
+            raise UsageError(unknown_name("model", self.model, MODELS))
+        if self.scale not in (scales := MODELS[self.model].scales):
+            valid = ", ".join(map(str, scales))
+            raise UsageError(f"{self.model} has no scale {self.scale} (valid: {valid})")
+        choose_precision(self.precision, choose_device(self.device))
+        if self.compile_mode not in MODES:
+            raise UsageError(unknown_name("compile mode", self.compile_mode, MODES))
         if self.runs < 1 or self.warm_up < 0:
             raise UsageError("at least one run is needed, and no less than no warm-up")
 

@@ -24,6 +24,7 @@ from sruplift import hub
 from sruplift.archive import DamagedArchiveError, extract_flat, reason
 from sruplift.decoding import collected_warnings
 from sruplift.errors import DatasetError, UsageError, unknown_name
+from sruplift.files import is_file, is_folder
 from sruplift.metadata import HEADER_BYTES, stored_bits
 
 IMAGE_SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif"})
@@ -225,8 +226,8 @@ def _folder_names(spec: DatasetSpec) -> tuple[str, ...]:
 
 def _folder_dataset(name: str) -> Dataset:
     folder = Path(name)
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "is no folder either"
+    if not is_folder(folder):
+        problem = "is a file, not a folder" if is_file(folder) else "is no folder either"
         raise UsageError(f"{unknown_name('data set', name, BENCHMARKS)}, and {name} {problem}")
     images = list_images(folder)
     if not images:

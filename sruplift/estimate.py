@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,7 @@ from sruplift.errors import SrupliftError
 from sruplift.files import WRITABLE, Failure, Job, Skipped, is_folder
 from sruplift.image import check_side
 from sruplift.memory import resident_memory
-from sruplift.outfile import check_destination
+from sruplift.outfile import check_outputs
 from sruplift.sizes import large_enough
 from sruplift.tiling import Rows
 from sruplift.upscaler import Upscaler
@@ -44,10 +45,14 @@ class Estimate:
 
 
 class Estimator:
-    """Estimates for ``upscaler``; times each network once."""
+    """Estimates for ``upscaler``; times each network once.
 
-    def __init__(self, upscaler: Upscaler) -> None:
+    ``output``: the folder for results, at and below which folders are made when the work begins.
+    """
+
+    def __init__(self, upscaler: Upscaler, output: Path | None = None) -> None:
         self.upscaler = upscaler
+        self.output = output
         self._speed: dict[int, float] = {}
 
     def __call__(self, job: Job) -> Estimate | Skipped:
@@ -57,8 +62,9 @@ class Estimator:
             SrupliftError: it cannot be read, or what is asked for cannot be made of it.
         """
         options = self.upscaler.options
-        if is_folder(job.destination.parent):  # Others are made when the work begins.
-            check_destination(job.destination, options.overwrite or job.replace)
+        made_later = self.output is not None and job.destination != self.output
+        if is_folder(job.destination.parent) or not made_later:
+            check_outputs(job, options.overwrite, options.compare)
         height, width, frames = picture_size(job.source, options.max_pixels)
         if frames > 1:
             check_animates(job.destination)
@@ -109,10 +115,13 @@ class Estimator:
 
 
 def estimates(
-    items: Iterable[Job | Failure | Skipped], upscaler: Upscaler | None
+    items: Iterable[Job | Failure | Skipped], upscaler: Upscaler | None, output: Path | None = None
 ) -> Iterator[Estimate | Failure | Skipped]:
-    """An estimate for every job; failures and what is skipped are passed on."""
-    estimate = None if upscaler is None else Estimator(upscaler)
+    """An estimate for every job; failures and what is skipped are passed on.
+
+    ``output`` is as in ``Estimator``.
+    """
+    estimate = None if upscaler is None else Estimator(upscaler, output)
     for item in items:
         if estimate is None or not isinstance(item, Job):
             assert not isinstance(item, Job)

@@ -96,6 +96,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether ``path`` is a file, likewise."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_suffix(suffix: str, path: Path | None = None) -> None:
     """Refuse a suffix that no image can be written with.
 

@@ -46,7 +46,7 @@ def psnr(
         ValueError: shapes that differ or are not (B, 3, H, W), or nothing left after the crop.
     """
     x, y = _prepare(sr, hr, crop_border, y_channel, round_y)
-    if not x[0, 0].numel():
+    if 0 in x.shape[2:]:
         raise ValueError(_too_small(sr, crop_border, 1))
     mse = (x - y).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(PEAK**2 / mse)
@@ -80,7 +80,7 @@ def ssim(
     covariance = _blur(x * y) - mean_xy
     luminance = (2 * mean_xy + c1) / (mean_xx + mean_yy + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
+    return (luminance * structure).mean(dim=(1, 2, 3)).clamp(max=1)
 
 
 def min_size(crop_border: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sruplift.errors import ExistsError, ImageError
-from sruplift.files import check_suffix, is_folder, reason, shown
+from sruplift.files import Job, check_suffix, is_folder, reason, shown
 from sruplift.leftovers import temporary_path
 
 
@@ -55,3 +55,14 @@ def check_destination(path: Path, overwrite: bool) -> None:
         raise ImageError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f"cannot write {shown(path)}: the folder is read-only")
+
+
+def check_outputs(job: Job, overwrite: bool, sheet: str | Path | None) -> None:
+    """``check_destination`` of a job's result, and of the sheet that is replaced together with it.
+
+    Raises:
+        SrupliftError: what that raises.
+    """
+    for path in (job.destination, sheet):
+        if path is not None:
+            check_destination(Path(path), overwrite or job.replace)

@@ -90,6 +90,7 @@ def train(
         CompilerError: ``kernels`` is "on", and they cannot be had.
         DatasetError: a folder without usable images.
         NumericalError: the loss is not finite any more.
+        WeightsError: there is no checkpoint to resume, or it or ``init`` is damaged.
         LostProcessError: another process ended, or did not answer in time.
     """
     with _stop_on_signals() as stop, watch(patience), ExitStack() as held:

@@ -28,7 +28,7 @@ from sruplift.image import (
     output_dtype,
     write_image,
 )
-from sruplift.outfile import check_destination
+from sruplift.outfile import check_outputs
 from sruplift.seams import SeamReport
 from sruplift.sheet import comparison
 from sruplift.sizes import large_enough
@@ -198,9 +198,7 @@ def _finished(
 
 def _read(job: Job, options: UpscaleOptions) -> _Loaded:
     started = time.perf_counter()
-    check_destination(job.destination, options.overwrite or job.replace)
-    if options.compare is not None:
-        check_destination(Path(options.compare), options.overwrite)
+    check_outputs(job, options.overwrite, options.compare)
     folder = job.destination.parent
     picture = read_picture(job.source, max_pixels=options.max_pixels, folder=folder)
     if isinstance(picture, Animation):
@@ -331,6 +329,6 @@ def _write(made: _Enlarged, options: UpscaleOptions) -> UpscaleResult:
     else:
         lost = write_image(path, made.picture, quality=options.quality, overwrite=overwrite)
     if made.sheet is not None and options.compare is not None:
-        write_image(Path(options.compare), made.sheet, overwrite=options.overwrite)
+        write_image(Path(options.compare), made.sheet, overwrite=overwrite)
     seconds = made.result.seconds + time.perf_counter() - started
     return dataclasses.replace(made.result, seconds=seconds, notes=(*made.result.notes, *lost))

@@ -200,6 +200,8 @@ class Upscaler:
         self.weights_sha256: dict[int, str] = {}
         own = self.options.target().own_scale
         if self._given is not None:
+            if self.options.weights is not None:
+                raise UsageError("a network that is given has its weights: name no others")
             if own is None:
                 raise UsageError("a network that is given needs its own whole scale")
             if isinstance(self._given, SuperResolver) and self._given.scale != own:
@@ -323,7 +325,7 @@ class Upscaler:
 
     def _array(self, array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
         """(H, W) or (H, W, C) -> the same, enlarged, and notes."""
-        if array.ndim not in (2, 3) or array.dtype.kind not in "uf":
+        if array.ndim not in (2, 3) or array.dtype.kind not in "uf" or array.itemsize > 8:
             raise ImageError(f"cannot enlarge an array of shape {array.shape} and {array.dtype}")
         result, notes = self._enlarge(as_tensor(array[..., None] if array.ndim == 2 else array))
         enlarged = result.numpy()
@@ -355,6 +357,8 @@ class Upscaler:
             raise ImageError(f"pixels of shape {shape} are not pictures of 1 to 4 channels")
         check_range(pixels)
         way = self.route(*pixels.shape[:2])
+        if self.options.only_if_smaller and not way.scales:
+            return pixels.clone(), ()
         colours = 1 if pixels.shape[2] < 3 else 3
         work = Work(way, pixels.shape[0] * pixels.shape[1], progress)
         alpha = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sruplift import __version__, hub
 from sruplift.errors import UsageError, WeightsError, unknown_name
+from sruplift.files import is_file, is_folder
 from sruplift.importer import Recognised, read_tensors, recognise
 from sruplift.manifest import (
     Hub,
@@ -78,7 +79,7 @@ def find_weights(model: str, scale: int, weights: str | Path | None = None) -> W
         path = _download_address(str(weights))
         return WeightsFile(path, sha256_of(path), model, scale, str(weights))
     path = Path(weights)
-    if not path.is_file():
+    if not is_file(path):
         raise WeightsError(f"{path} is not a file of weights: it {_absence(path)}")
     return WeightsFile(path, sha256_of(path), model, scale, "file")
 
@@ -266,7 +267,7 @@ def _download_address(address: str) -> Path:
     """``hf://owner/repo/path/to/file[@revision]`` -> the cached file."""
     place, _, revision = address.removeprefix(HF_PREFIX).partition("@")
     parts = place.split("/", 2)
-    if len(parts) < 3 or not all(parts):
+    if len(parts) < 3 or not {"", ".", ".."}.isdisjoint(place.split("/")):
         raise UsageError(f"{address!r} is not hf://owner/repo/file[@revision]")
     return hub.download(f"{parts[0]}/{parts[1]}", parts[2], revision=revision or None)
 
@@ -299,4 +300,4 @@ def _sort_header(data: bytes) -> bytes:
 
 
 def _absence(path: Path) -> str:
-    return "is a directory" if path.is_dir() else "does not exist"
+    return "is a directory" if is_folder(path) else "does not exist"

@@ -103,7 +103,14 @@ def test_clamp_first(metric: type, sr: Tensor, hr: Tensor) -> None:
     assert torch.equal(metric(wild, hr), metric(wild.clamp(0, 1), hr))
 
 
+def test_no_images() -> None:
+    none = torch.rand(0, 3, 20, 20)
+    assert psnr(none, none).shape == ssim(none, none).shape == (0,)
+
+
 def test_identical_images(hr: Tensor) -> None:
+    many = torch.rand(20, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    assert ssim(many, many, 4).max() <= 1
     assert psnr(hr, hr).tolist() == [math.inf]
     assert ssim(hr, hr).item() == pytest.approx(1, abs=1e-12)
 

@@ -288,7 +288,22 @@ def test_damaged_exif_of_a_picture_in_memory(tmp_path: Path, exif: bytes) -> Non
         assert released(scale=2)(picture).size == (18, 16)
 
 
+def test_what_is_large_enough_is_left_alone() -> None:
+    picture = photo(20, 30)
+    for target in ({"max_side": 10}, {"width": 10, "height": 15}):
+        result = released(**target, only_if_smaller=True)(picture)
+        assert np.array_equal(result, picture)
+        assert result is not picture
+
+
+def test_a_network_that_is_given_has_its_weights() -> None:
+    with pytest.raises(UsageError, match="has its weights: name no others"):
+        Upscaler(Twice(), scale=2, weights="none.safetensors")
+
+
 def test_a_picture_without_pixels() -> None:
+    with pytest.raises(ImageError, match="cannot enlarge an array of shape"):
+        released(scale=2)(np.zeros((4, 4), np.longdouble))
     with pytest.raises(ImageError, match="at least one pixel, not 0x5"):
         released(scale=2)(Pillow.new("RGB", (0, 5)))
 

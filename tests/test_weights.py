@@ -159,6 +159,8 @@ def test_a_scale_without_released_weights_says_what_to_do(
         ("pan", 5, "any.safetensors", "valid: 2, 3, 4"),
         ("pan", 2, "hf://owner/repo", "'hf://owner/repo' is not hf://owner/repo/file"),
         ("pan", 2, "hf://owner//file", "is not hf://owner/repo/file"),
+        ("pan", 2, "hf://owner/repo//file", "is not hf://owner/repo/file"),
+        ("pan", 2, "hf://owner/repo/../file", "is not hf://owner/repo/file"),
     ],
 )
 def test_what_cannot_be_asked_for_is_a_usage_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import tempfile
 import threading
@@ -173,7 +174,7 @@ def _tell(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
         raise UsageError("--dry-run needs files: what comes through a pipe is not known yet")
     items, upscaler, _ = _plan(batch, chosen, console)
     count, seconds, well = 0, 0.0, True
-    for each in estimates(items, upscaler):
+    for each in estimates(items, upscaler, batch.folder):
         if isinstance(each, Estimate):
             count += 1
             seconds += each.seconds
@@ -212,6 +213,9 @@ def _plan(
         upscaler = _load(chosen, console)
         parameters = pixel_parameters(upscaler.options)
     items = left_to_do(jobs, batch, parameters)
+    sheet = chosen["compare"]
+    if sheet is not None and isinstance(items[0], Skipped) and not os.path.lexists(sheet):
+        console.print(f"sruplift: warning: {sheet} is not made: its image is skipped", markup=False)
     if upscaler is None and any(isinstance(item, Job) for item in items):
         upscaler = _load(chosen, console)
     return items, upscaler, parameters
@@ -243,7 +247,8 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
         if batch.naming.template != TEMPLATE:
             raise UsageError("--output-template is for files, not for stdout: --format is for both")
     with tempfile.TemporaryDirectory(prefix="sruplift-") as temporary:
-        folder = Path(temporary)
+        folder = Path(temporary) / "stdin"  # Which a template may ask for.
+        folder.mkdir()
         source = receive(folder) if name == PIPE else Path(name)
         naming = dataclasses.replace(batch.naming, template="stdout{suffix}")
         job: Item

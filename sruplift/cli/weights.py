@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sruplift.cli.outputs import check_is_no_input
 from sruplift.errors import UsageError, WeightsError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def import_(
     output = output or source.with_suffix(".safetensors")
     if output.suffix.lower() != ".safetensors":
         raise UsageError(f"-o {output}: name a file that ends in .safetensors")
+    check_is_no_input(output, [source])
     if output.exists() and not overwrite:
         raise WeightsError(f"{output} exists: name another with -o, or replace it with --overwrite")
     made = import_checkpoint(source, output, model, scale)

@@ -307,6 +307,14 @@ def test_what_is_large_enough_goes_into_no_pipe(run: Run) -> None:
         assert "skipped, 10x8 is large enough already" in outcome.err
 
 
+def test_the_folder_of_what_comes_through_a_pipe_has_a_name(run: Run) -> None:
+    data = save("a.png").read_bytes()
+    assert (
+        run("-", "-o", "out/", "--output-template", "{parent}_{stem}{suffix}", stdin=data).code == 0
+    )
+    assert tree("out") == ["stdin_stdin.png"]
+
+
 def test_one_end_is_a_pipe(run: Run) -> None:
     data = save("a.png").read_bytes()
     assert run("-", "-o", "b.jpg", stdin=data).code == 0
@@ -347,6 +355,21 @@ def test_lists_and_reports_are_not_replaced(run: Run) -> None:
     assert run("a.png", "--report", "r.png", "--compare", "r.png", "--overwrite").code == 2
     assert Path("list.png").read_text() == "a.png\n"
     assert tree(".") == ["a.png", "list.png"]
+
+
+def test_a_sheet_is_replaced_with_its_result(run: Run) -> None:
+    save("a.png")
+    given = ("a.png", "-o", "b.png", "--compare", "s.png", "--resume", "r.jsonl")
+    assert run(*given).code == 0
+    before = Path("s.png").read_bytes()
+    save("a.png", seed=9)
+    outcome = run(*given)
+    assert (outcome.code, "s.png" in outcome.err) == (0, False)
+    assert Path("s.png").read_bytes() != before
+    Path("s.png").unlink()
+    outcome = run(*given)
+    assert outcome.code == 0
+    assert "sruplift: warning: s.png is not made: its image is skipped" in outcome.err
 
 
 def test_what_another_report_has_is_resumed_too(run: Run) -> None:

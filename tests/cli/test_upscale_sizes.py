@@ -61,6 +61,22 @@ def test_a_dry_run_writes_nothing(
     assert [each.name for each in picture.parent.iterdir()] == ["a.png"]
 
 
+def test_a_dry_run_refuses_what_a_run_does(
+    monkeypatch: pytest.MonkeyPatch, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = picture.with_name("sheet.png")
+    sheet.touch()
+    output = picture.with_name("out.png")
+    for arguments, said in (
+        (("-o", picture.parent / "none" / "x.png"), "there is no folder"),
+        (("-o", output, "--compare", sheet), "sheet.png exists"),
+        (("-o", output, "--compare", picture.parent / "none" / "s.png"), "there is no folder"),
+    ):
+        for dry in ((), ("--dry-run",)):
+            assert upscale(monkeypatch, picture, *arguments, *dry) == 1
+            assert said in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_what_would_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], picture: Path
 ) -> None:

@@ -84,6 +84,15 @@ def test_import_names_what_disagrees(checkpoint: Path) -> None:
     assert "theirs.pth holds weights of pan x4, not pan x2" in message
 
 
+def test_import_does_not_replace_what_it_reads(checkpoint: Path) -> None:
+    done("import", checkpoint)
+    made = checkpoint.with_suffix(".safetensors")
+    before = made.read_bytes()
+    message = refused("import", made, "--overwrite", code=2)
+    assert "is an input and would be overwritten" in message
+    assert made.read_bytes() == before
+
+
 def test_import_of_a_folder(tmp_path: Path) -> None:
     assert "is a folder, not a file of weights" in refused("import", tmp_path)
     assert ". is a folder" in refused("import", ".")
