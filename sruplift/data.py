@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sruplift.datasets import is_image_name, read_hr
+from sruplift.datasets import is_image_name, open_hr, read_hr
 from sruplift.dihedral import dihedral
 from sruplift.errors import DatasetError
 from sruplift.resize import bicubic, modcrop
@@ -264,7 +264,7 @@ def read_lr_sizes(files: Sequence[Path], scale: int) -> list[tuple[int, int]]:
     sizes = []
     for file in files:
         try:
-            with Image.open(file) as image:
+            with open_hr(file) as image:  # What cannot be used is said now.
                 sizes.append((image.height // scale, image.width // scale))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DatasetError(f"cannot read training image {file}: {error}") from error

@@ -172,21 +172,37 @@ def read_hr(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3) ``uint8``."""
+def open_hr(path: Path) -> Image.Image:
+    """What ``read_hr`` decodes, its header read and checked.
+
+    Raises:
+        DatasetError: more than 8 bits, or no RGB in it.
+        Exception: what Pillow raises of a file that it cannot open.
+    """
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
     with collected_warnings([]):  # Filters belong to the process, and threads decode.
         image = Image.open(path)
-    with image:
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise Image.DecompressionBombError
-        if image.mode not in _GREY_OR_COLOUR:
-            raise DatasetError(f"{path} is no 8-bit grey or RGB image: its pixels are {image.mode}")
-        if (bits := stored_bits(header, image)) > 8:  # Of colours Pillow reads 8.
-            raise DatasetError(
-                f"{path} is no 8-bit grey or RGB image: it has {bits} bits per channel"
-            )
+    try:
+        _check_pixels(path, image, header)
+    except Exception:
+        image.close()
+        raise
+    return image
+
+
+def _check_pixels(path: Path, image: Image.Image, header: bytes) -> None:
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError("too many pixels")
+    if image.mode not in _GREY_OR_COLOUR:
+        raise DatasetError(f"{path} is no 8-bit grey or RGB image: its pixels are {image.mode}")
+    if (bits := stored_bits(header, image)) > 8:  # Of colours Pillow reads 8.
+        raise DatasetError(f"{path} is no 8-bit grey or RGB image: it has {bits} bits per channel")
+
+
+def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3) ``uint8``."""
+    with open_hr(path) as image:
         # A palette's transparency survives only a conversion to RGBA; to RGB it warns.
         opaque = image.convert("RGBA") if image.mode in {"P", "PA"} else image
         return np.array(opaque.convert("RGB"))

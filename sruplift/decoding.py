@@ -20,7 +20,7 @@ from sruplift.errors import ImageError
 from sruplift.files import READABLE, reason, shown
 from sruplift.metadata import stated_orientation
 from sruplift.png import damage as png_damage
-from sruplift.tiff import complaints, read_tags, upright_size
+from sruplift.tiff import complaints, deep_grey_size, read_tags
 from sruplift.words import LONGEST, png_metadata
 
 # A guard against decompression bombs: 16384 x 16384.
@@ -192,7 +192,7 @@ def _why_unknown(file: BinaryIO) -> str:
 
 
 def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
-    """(height, width, frames) of an image file, upright, from its header alone.
+    """(height, width, frames) of an image file, upright. Decodes no pixels.
 
     Raises:
         ImageError: it cannot be opened, is damaged, has more than ``max_pixels``, or several
@@ -202,8 +202,8 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, in
         try:
             picture = open_picture(path, file, max_pixels)
         except ImageError:
-            # libvips opens some TIFFs that Pillow does not.
-            if (size := upright_size(read_tags(file))) is None:
+            # libvips opens TIFFs that Pillow does not.
+            if (size := deep_grey_size(read_tags(file))) is None:
                 raise
             check_size(path, size[1], size[0], max_pixels)
             return (*size, 1)
@@ -211,9 +211,11 @@ def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, in
         if frames > 1 and picture.format not in ANIMATED:
             raise several(path, picture, frames)
         orientation = 1
-        if picture.format == "PNG":  # Pillow decodes it to look behind the pixels.
-            file.seek(0)
-            found = png_metadata(file)
+        if picture.format == "PNG" and "exif" not in picture.info:
+            # Pillow would decode it to look behind the pixels. A buffer would be filled for each
+            # of many chunks.
+            with path.open("rb", buffering=0) as unbuffered:
+                found = png_metadata(unbuffered)
             orientation = stated_orientation(found["exif"], found["xmp"])
         elif picture.format != "TIFF":  # Whose size Pillow has turned already.
             with contextlib.suppress(Exception):

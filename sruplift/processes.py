@@ -50,6 +50,8 @@ class Processes:
                 kwargs_handlers=[gradients, connection],
             )
         except ValueError as error:
+            if "already been initialized" not in str(error):
+                raise ConfigError(f"the processes cannot be connected: {error}") from error
             raise ConfigError(
                 "this process has an Accelerator of other settings already, and there can be but"
                 f" one: train in another process ({error})"

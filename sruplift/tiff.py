@@ -89,10 +89,11 @@ def lacks_pixels(tags: Mapping[int, Any]) -> bool:
     return sum(counts) < height * sum(-(-width * row // 8) for row in rows)
 
 
-def upright_size(tags: Mapping[int, Any]) -> tuple[int, int] | None:
-    """(height, width) as the picture should be seen; None: it has none."""
+def deep_grey_size(tags: Mapping[int, Any]) -> tuple[int, int] | None:
+    """(height, width) as grey with alpha at 16 bits should be seen; None: the picture is none."""
     width, height, orientation = (_number(tags, tag, 0) for tag in (256, 257, 274))
-    if not (width and height):
+    unsigned = all(kind == 1 for kind in _numbers(tags, 339))
+    if not (width and height and _numbers(tags, 258) == (16, 16) and unsigned):
         return None
     return (width, height) if orientation > 4 else (height, width)
 

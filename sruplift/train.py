@@ -356,7 +356,15 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.iteration, self.samples = checkpoint.iteration, checkpoint.samples
         self.seconds = checkpoint.seconds
-        self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
+        if checkpoint.validation or not self.config.data.validation_images:
+            self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
+        elif self.main:
+            warnings.warn(
+                "the run to resume does not say which images it was validated on: its best PSNR is"
+                " counted afresh",
+                SrupliftWarning,
+                stacklevel=2,
+            )
         self.ema.load_state_dict(checkpoint.ema)
         try:
             self.optimizer.load_state_dict(checkpoint.optimizer)

@@ -358,7 +358,8 @@ class Upscaler:
         check_range(pixels)
         way = self.route(*pixels.shape[:2])
         if self.options.only_if_smaller and not way.scales:
-            return pixels.clone(), ()
+            height, width, _ = pixels.shape
+            way = Route((), (height, width), resized=False)
         colours = 1 if pixels.shape[2] < 3 else 3
         work = Work(way, pixels.shape[0] * pixels.shape[1], progress)
         alpha = None

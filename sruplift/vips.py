@@ -151,16 +151,16 @@ def encode(
     meaning = INTERPRETATIONS[form, 3 if bands > 2 else 1]
     x, y = dpi or (72.0, 72.0)
     image = image.copy(interpretation=meaning, xres=x / 25.4, yres=y / 25.4)
-    if kind == "AVIF" and form == "ushort":  # libvips would cut off the lower bits, not round.
-        image = _narrowed(image, AVIF_BITS)
     blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp, "iptc-data": iptc}
     for name, blob in blobs.items():
         if blob:
             image.set_type(vips.GValue.blob_type, name, blob)
-    if kind == "AVIF" and meaning == "grey16" and icc_profile:
+    if kind == "AVIF" and bands < 3 and icc_profile:
         # It becomes colour there, of which the profile is not.
-        image = image.icc_transform("srgb", depth=16, intent="relative")
+        image = image.icc_transform("srgb", depth=8 * pixels.itemsize, intent="relative")
         image.remove("icc-profile-data")
+    if kind == "AVIF" and form == "ushort":  # libvips would cut off the lower bits, not round.
+        image = _narrowed(image, AVIF_BITS)
     image.set_progress(True)
     image.signal_connect("eval", lambda *_: release(buffer))
     try:

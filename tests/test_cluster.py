@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -87,6 +88,29 @@ def test_files_of_a_place(kind: str, tmp_path: Path, memory: str) -> None:
     assert list(place.files()) == ["a/x"]
     with pytest.raises(ImageError, match=r"cannot read .*y"):
         place.read("y")
+
+
+def test_what_cannot_be_listed_hides_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = find_place(str(tmp_path))
+    place.write("a", b"1")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    (tmp_path / "locked").mkdir()
+    scandir, locked = os.scandir, "locked"
+
+    def refusing(path: Any) -> Any:
+        if Path(path).name == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert set(place.files()) == {"a", "nowhere", "round"}
+    assert find_place(str(tmp_path / "a")).files() == {}
+    locked = tmp_path.name
+    with pytest.raises(SrupliftError, match="cannot list"):
+        place.files()
 
 
 class Unsure(MemoryFileSystem):

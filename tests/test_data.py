@@ -14,6 +14,8 @@ from PIL import Image
 from sruplift import data
 from sruplift.datasets import read_hr
 from sruplift.errors import DatasetError
+from sruplift.image import Image as Picture
+from sruplift.image import write_image
 from sruplift.resize import bicubic
 
 
@@ -119,6 +121,12 @@ def test_hold_out_takes_every_twentieth() -> None:
     assert len(data.hold_out(files[:2])[1]) == 1
     with pytest.raises(DatasetError, match="at least two images"):
         data.hold_out(files[:1])
+
+
+def test_images_of_16_bits_are_refused_at_the_start(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", Picture(np.zeros((40, 44, 3), np.uint16)))
+    with pytest.raises(DatasetError, match=r"a\.png is no 8-bit .* 16 bits per channel"):
+        data.usable([tmp_path / "a.png"], 2, 8)
 
 
 def test_threads_that_decode_leave_the_warnings_as_they_were(files: list[Path]) -> None:

@@ -54,6 +54,15 @@ def test_the_size_of_a_tiff_that_only_libvips_opens(tmp_path: Path, orientation:
     assert picture_size(tmp_path / "a.tif") == (*read_image(tmp_path / "a.tif").size, 1)
 
 
+@pytest.mark.parametrize(("channels", "dtype"), [(5, np.uint16), (3, np.float32)])
+def test_a_tiff_that_nobody_opens_has_no_size(tmp_path: Path, channels: int, dtype: type) -> None:
+    data = tiff(np.zeros((4, 6, channels), dtype), 1, extra=(2,) * (channels - 1))
+    (tmp_path / "a.tif").write_bytes(data)
+    for read in (read_image, picture_size):
+        with pytest.raises(ImageError):
+            read(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif"])
 def test_sizes_are_upright(tmp_path: Path, orientation: int, suffix: str) -> None:

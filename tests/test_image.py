@@ -347,6 +347,14 @@ def test_deep_grey_with_a_profile_keeps_its_brightness_in_an_avif(
     assert np.abs(result.array[..., 0] / 257 - 187.5).max() < 1
 
 
+def test_large_grey_with_a_profile_keeps_its_brightness_in_an_avif(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "IN_MEMORY", 100)
+    write_image(tmp_path / "a.avif", Image(np.full((16, 16, 1), 127, np.uint8), grey_profile(1.0)))
+    assert np.abs(read_image(tmp_path / "a.avif").array[..., 0].astype(int) - 187).max() <= 1
+
+
 def test_grey_of_twelve_bits(tmp_path: Path) -> None:
     levels = np.array([0, 1, 2048, 4095])
     bits = "".join(f"{level:012b}" for level in levels)

@@ -349,6 +349,16 @@ def test_resume_refuses_to_validate_on_other_images(images: Path, tmp_path: Path
         train(config(images, iterations=1, data__validation=other), tmp_path / "run", resume=True)
 
 
+def test_an_older_run_counts_its_best_afresh(images: Path, tmp_path: Path) -> None:
+    """Which of the images it was validated on is not known."""
+    some = config(images, iterations=8, data__validation_images=1)
+    train(some, tmp_path / "run", max_minutes=0)
+    path = tmp_path / "run" / "checkpoint.pt"
+    save_checkpoint(path, dataclasses.replace(load_checkpoint(path), validation="", best_psnr=99))
+    with pytest.warns(SrupliftWarning, match="its best PSNR is counted afresh"):
+        assert train(some, tmp_path / "run", resume=True).best_psnr < 60
+
+
 def test_a_run_goes_on_without_what_it_began_with(images: Path, tmp_path: Path) -> None:
     train(config(images, iterations=1), tmp_path / "first")
     start = tmp_path / "start.safetensors"

@@ -296,6 +296,15 @@ def test_what_is_large_enough_is_left_alone() -> None:
         assert result is not picture
 
 
+def test_what_is_large_enough_still_gets_the_kind_that_is_asked_for() -> None:
+    deep = Image(
+        np.dstack([photo(8, 6).astype(np.uint16) * 257, np.full((8, 6), 65_535, np.uint16)])
+    )
+    upscaler = released(max_side=4, only_if_smaller=True)
+    result, _ = upscaler.enlarge(deep, dtype=np.dtype(np.uint8), flatten=True)
+    assert np.array_equal(result.array, photo(8, 6))
+
+
 def test_a_network_that_is_given_has_its_weights() -> None:
     with pytest.raises(UsageError, match="has its weights: name no others"):
         Upscaler(Twice(), scale=2, weights="none.safetensors")

@@ -6,7 +6,6 @@ others get a temporary name first.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import posixpath
@@ -85,10 +84,15 @@ class Place:
         }
 
     def _local_files(self) -> Iterator[tuple[str, Info]]:
-        """Paths, and what fsspec tells of them: its own search passes links by."""
+        """Paths, and what fsspec tells of them: its own search does not enter links.
+
+        What cannot be looked into below is passed over, as that search does.
+        """
 
         def refuse(error: OSError) -> None:
-            raise error
+            absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            if error.filename == self.root and not absent:
+                raise error
 
         for folder, folders, names in os.walk(self.root, onerror=refuse, followlinks=True):
             if _goes_in_circles(Path(folder), Path(self.root)):
@@ -96,8 +100,11 @@ class Place:
                 continue
             for name in names:
                 path = Path(folder, name).as_posix()
-                with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile.
+                try:
                     yield path, self.fs.info(path)
+                except OSError:  # It has gone meanwhile, or is a link to nothing.
+                    if Path(path).is_symlink():
+                        yield path, {"size": None, "type": "link"}
 
     def read(self, name: str) -> bytes:
         """The content of a file.
