@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sruplift import engine as engine_module
 from sruplift import streams
 from sruplift.engine import Engine, largest_tile
-from sruplift.errors import NumericalError
+from sruplift.errors import NumericalError, SrupliftWarning
 from sruplift.files import Failure, Job
 from sruplift.models import create_model
 from sruplift.streams import Streams
@@ -140,7 +140,8 @@ def photo(path: Path, height: int = 20, width: int = 30) -> Path:
 @pytest.mark.usefixtures("two_at_a_time")
 def test_two_pictures_are_enlarged_at_a_time_and_come_in_order(tmp_path: Path) -> None:
     net = Met()
-    upscaler = Upscaler(net, scale=2, device="cpu", precision="fp32")
+    with pytest.warns(SrupliftWarning, match="cannot be copied"):
+        upscaler = Upscaler(net, scale=2, device="cpu", precision="fp32")
     assert upscaler.in_flight == 2
     jobs: list[Job] = []
     for index in range(6):
