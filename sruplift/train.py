@@ -66,7 +66,7 @@ class TrainResult:
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: str | Path,
     *,
     resume: bool = False,
     max_minutes: float | None = None,
@@ -95,7 +95,7 @@ def train(
     """
     with _stop_on_signals() as stop, watch(patience), ExitStack() as held:
         held.callback(restore_rng, rng_state())  # The caller's generator is not to go on by ours.
-        trainer = Trainer(config, out, held, resume=resume, patience=patience)
+        trainer = Trainer(config, Path(out), held, resume=resume, patience=patience)
         return trainer.run(stop, max_minutes, on_row)
 
 

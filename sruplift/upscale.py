@@ -84,7 +84,10 @@ class _Enlarged:
 
 
 def upscale_file(
-    source: Path, destination: Path, upscaler: Upscaler, progress: Progress | None = None
+    source: str | Path,
+    destination: str | Path,
+    upscaler: Upscaler,
+    progress: Progress | None = None,
 ) -> UpscaleResult | Skipped:
     """Read ``source``, enlarge it, write ``destination`` in the format of its suffix.
 
@@ -95,7 +98,7 @@ def upscale_file(
         NumericalError: the network returned NaN, infinity or black, in float32 too.
         UsageError: the destination's suffix cannot be written.
     """
-    job = Job(source, destination)
+    job = Job(Path(source), Path(destination))
     made = _enlarge(_read(job, upscaler.options), upscaler, progress)
     return made if isinstance(made, Skipped) else _write(made, upscaler.options)
 

@@ -374,7 +374,7 @@ def test_the_callers_random_numbers_go_on(images: Path, tmp_path: Path) -> None:
     expected = torch.rand(2)[1]
     torch.manual_seed(5)
     torch.rand(1)
-    train(config(images, iterations=1), tmp_path)
+    train(config(images, iterations=1), str(tmp_path))
     assert torch.rand(1) == expected
 
 

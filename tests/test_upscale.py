@@ -289,7 +289,7 @@ def test_a_file_is_enlarged_with_all_that_goes_with_it(tmp_path: Path) -> None:
 def test_a_grey_file_stays_grey(tmp_path: Path) -> None:
     pixels = photo(6, 8, 1)
     source = save(tmp_path / "a.png", pixels, icc_profile=grey_profile())
-    upscale_file(source, tmp_path / "b.png", nearest())
+    upscale_file(str(source), str(tmp_path / "b.png"), nearest())
     image = read_image(tmp_path / "b.png")
     assert np.array_equal(image.pixels, twice(pixels)[..., None])
     assert image.icc_profile == grey_profile()
