@@ -62,6 +62,7 @@ def test_every_fast_path_is_as_good_as_float32(
     paths = {"fp32 rewritten": ("fp32", True, "off"), "fp32 kernels": ("fp32", True, "auto")}
     if cpu_computes_bf16():
         paths |= {"bf16": ("bf16", False, "off"), "bf16 rewritten": ("bf16", True, "off")}
+        paths |= {"bf16 kernels": ("bf16", True, "auto")}
     engines = {
         path: Engine(net, net.scale, "cpu", precision, local=False, fuse=fuse, compile_mode=mode)
         for path, (precision, fuse, mode) in paths.items()

@@ -1,13 +1,16 @@
-"""Convolutions and attention of our own for CPUs, compiled where they run, in float32.
+"""Convolutions and attention of our own for CPUs, compiled where they run.
 
 PyTorch's convolutions in float32 multiply nine times for each output pixel and channel of a 3x3
 kernel; those here two and a quarter times (Winograd's minimal filtering), and they apply gates,
 products, sums and activations while a result is in registers. Their C source is compiled once, in a
-few seconds, by the machine's own C compiler for its own processor, and kept in a cache folder. In
-half precision PyTorch's are faster where the processor computes it, so there is no such variant.
+few seconds, by the machine's own C compiler for its own processor, and kept in a cache folder.
 
-Inference exchanges a network's layers for them (``sruplift.fuse.compiled``), training the calls
-that its layers make (``TrainingKernels``).
+Where the processor multiplies bf16, convolutions in bf16 are as fast as a matrix product, whose
+rate PyTorch's do not reach with few channels, and a ``Program`` of many keeps what lies between
+them in the cache.
+
+Inference exchanges a network's layers for them (``sruplift.fuse.compiled`` and ``half``), training
+the calls that its layers make (``TrainingKernels``), in float32.
 """
 
 from sruplift.kernels.attention import attend
@@ -15,10 +18,14 @@ from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps
 from sruplift.kernels.gradient import TrainingKernels
 from sruplift.kernels.library import Kernels
 from sruplift.kernels.loading import load_kernels
+from sruplift.kernels.program import PairMap, Part, Program
 
 __all__ = [
     "Convolution",
     "Kernels",
+    "PairMap",
+    "Part",
+    "Program",
     "TrainingKernels",
     "attend",
     "convolution_of",

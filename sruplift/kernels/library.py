@@ -91,11 +91,52 @@ class AttentionCall(ctypes.Structure):
     )
 
 
+class HalfMap(ctypes.Structure):
+    """``HalfMap`` in half.c."""
+
+    _fields_ = (
+        ("pairs", ctypes.c_int32),
+        ("scale", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_void_p),
+        ("image_row", ctypes.c_ssize_t),
+        ("image_channel", ctypes.c_ssize_t),
+    )
+
+
+class HalfOp(ctypes.Structure):
+    """``HalfOp`` in half.c."""
+
+    _fields_ = (
+        ("input", ctypes.c_int32),
+        ("first_input", ctypes.c_int32),
+        ("pairs", ctypes.c_int32),
+        ("next_input", ctypes.c_int32),
+        ("output", ctypes.c_int32),
+        ("first_output", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        ("block", ctypes.c_int32),
+        ("enlarge", ctypes.c_int32),
+        ("reach", ctypes.c_int32),
+        ("taps", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("sigmoid", ctypes.c_int32),
+        ("mul", ctypes.c_int32),
+        ("first_mul", ctypes.c_int32),
+        ("add", ctypes.c_int32),
+        ("first_add", ctypes.c_int32),
+        ("slope", ctypes.c_float),
+    )
+
+
 # By the name of the function that tells how large the library takes one to be.
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "sruplift_conv_size": ConvCall,
     "sruplift_gradient_size": GradientCall,
     "sruplift_attention_size": AttentionCall,
+    "sruplift_half_map_size": HalfMap,
+    "sruplift_half_op_size": HalfOp,
 }
 
 
@@ -114,6 +155,7 @@ class Kernels:
         """Where the functions are."""
         try:
             library = ctypes.CDLL(str(self.path))
+            library.sruplift_half_pairs.restype = ctypes.c_int64
             fits = all(library[name]() == ctypes.sizeof(each) for name, each in STRUCTURES.items())
         except (OSError, AttributeError) as error:
             raise CompilerError(f"compiled kernels cannot be loaded: {error}") from error
@@ -125,6 +167,11 @@ class Kernels:
     def lanes(self) -> int:
         """How many channels they take at a time."""
         return int(self.library.sruplift_lanes())
+
+    @functools.cached_property
+    def in_half(self) -> bool:
+        """Whether the processor multiplies bf16 by itself, so that ``Program`` is fast."""
+        return bool(self.library.sruplift_half())
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         return self

@@ -17,6 +17,7 @@ from sruplift.kernels.compiler import build
 from sruplift.kernels.convolution import Convolution, channels_last
 from sruplift.kernels.gradient import weight_gradient
 from sruplift.kernels.library import Kernels
+from sruplift.kernels.program import PairMap, Program
 
 SOURCES = Path(__file__).parent
 # How far the results may be from PyTorch's, for inputs and sums of about 1, when first loaded.
@@ -42,7 +43,7 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        kinds = (_convolutions, _depthwise, _gradients, _attentions)
+        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs)
         for result, expected in (pair for kind in kinds for pair in kind(kernels)):
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
@@ -119,6 +120,35 @@ def _attentions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         query, key = some(2, queries, width), some(2, keys, width)
         value = some(2, keys, values)
         yield attend(kernels, query, key, value), (query @ key.mT).softmax(-1) @ value
+
+
+def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    some = _random()
+    sizes = itertools.product(((1, 1), (3, 1), (3, 2), (3, 3)), (3, 20), (3, 6, 8, 20, 24))
+    kinds = [(*size, inputs, outputs, 1) for size, inputs, outputs in sizes]
+    kinds += [(size, 1, 5, 5, 5) for size in (3, 5)]
+    for size, enlarge, inputs, outputs, groups in kinds:
+        # Whole numbers over a power of two: bf16 holds them, and sums of nine of them.
+        weight = (8 * some(outputs, inputs // groups, size, size)).round() / 64
+        x, bias = some(inputs, 7, 37).bfloat16().float(), some(outputs)
+        wide = F.interpolate(x[None], scale_factor=enlarge, mode="nearest")
+        plain = F.conv2d(wide, weight, bias, padding=size // 2, groups=groups)[0]
+        mul, add = (some(*plain.shape).bfloat16().float() for _ in range(2))
+        for sigmoid, slope, others in ((0, 0.2, False), (1, 1.0, True), (2, 0.0, True)):
+            if others and enlarge > 1:
+                continue
+            program = Program(kernels)
+            source = program.room(inputs)
+            by, plus = (program.room(outputs, enlarge) if others else None for _ in range(2))
+            end = program.convolve(
+                source, weight, bias, enlarge=enlarge, depthwise=groups > 1,
+                sigmoid=sigmoid, mul=by, add=plus, slope=slope,
+            )  # fmt: skip
+            result = torch.zeros_like(plain)
+            maps = {part: PairMap.of(kernels, m) for part, m in ((by, mul), (plus, add)) if part}
+            program.run((7, 37), {source: PairMap.of(kernels, x), end: result, **maps})
+            expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
+            yield result, F.leaky_relu(expected * mul + add if others else expected, slope)
 
 
 class _random:  # noqa: N801 - is called like a function

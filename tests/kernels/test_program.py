@@ -1,0 +1,281 @@
+"""Programs of convolutions in bf16 against PyTorch in float64 of what bf16 holds."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sruplift.kernels import Kernels, PairMap, Part, Program
+
+# Of sums of about 1 in float32, and of maps in bf16 between two convolutions.
+CLOSE = {"rtol": 0, "atol": 1e-5}
+ROUNDED = {"rtol": 0, "atol": 0.03}
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def held(*shape: int, seed: int = 0) -> Tensor:
+    """Normal values that bf16 holds."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
+
+
+def coarse(outputs: int, inputs: int, size: int) -> Tensor:
+    """Whole numbers over a power of two, so that bf16 holds the sums of some of them, too."""
+    weight = torch.randn(outputs, inputs, size, size, generator=torch.Generator().manual_seed(1))
+    return (8 * weight).round() / 64
+
+
+def expected_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, enlarge: int = 1, groups: int = 1
+) -> Tensor:
+    wide = F.interpolate(x[None].double(), scale_factor=enlarge, mode="nearest")
+    exact = None if bias is None else bias.double()
+    padding = weight.shape[-1] // 2
+    return F.conv2d(wide, weight.double(), exact, padding=padding, groups=groups)[0]
+
+
+def run(
+    kernels: Kernels, program: Program, result: Part, shape: tuple[int, ...], x: dict[Part, Tensor]
+) -> Tensor:
+    """The result, in float32, of a program of maps of ``x``."""
+    made = torch.zeros(shape)
+    size = next(iter(x.values())).shape[1:]
+    maps = {part: PairMap.of(kernels, maps) for part, maps in x.items()}
+    program.run((size[0], size[1]), {**maps, result: made})
+    return made
+
+
+# Around what is computed together, with odd numbers, whose last pair is half empty.
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(1, 1), (3, 5), (7, 8), (8, 3), (20, 20), (24, 12), (16, 33), (64, 64)]
+)
+def test_every_width(kernels: Kernels, size: int, inputs: int, outputs: int) -> None:
+    weight, bias, x = coarse(outputs, inputs, size), torch.randn(outputs), held(inputs, 11, 13)
+    program = Program(kernels)
+    source = program.room(inputs)
+    end = program.convolve(source, weight, bias)
+    result = run(kernels, program, end, (outputs, 11, 13), {source: x})
+    torch.testing.assert_close(result.double(), expected_of(x, weight, bias), **CLOSE)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 16), (6, 300), (33, 17), (100, 2)])
+@pytest.mark.parametrize("enlarge", [1, 2, 3])
+@pytest.mark.parametrize("between", [False, True])
+def test_every_border(
+    kernels: Kernels, size: tuple[int, int], enlarge: int, *, between: bool
+) -> None:
+    """Of an image, and of a map that another convolution reads, which copies it."""
+    weight, bias, x = coarse(20, 6, 3), held(20), held(6, *size)
+    program = Program(kernels)
+    source = program.room(6)
+    end = program.convolve(source, weight, bias, enlarge=enlarge)
+    if between:
+        end = program.convolve(end, torch.eye(20)[:, :, None, None])
+    shape = (20, size[0] * enlarge, size[1] * enlarge)
+    result = run(kernels, program, end, shape, {source: x})
+    expected = expected_of(x, weight, bias, enlarge=enlarge)
+    if between:
+        expected = expected.float().bfloat16().double()
+    torch.testing.assert_close(result.double(), expected, **(ROUNDED if between else CLOSE))
+
+
+@pytest.mark.parametrize("outputs", [3, 20])
+@pytest.mark.parametrize("sigmoid", [0, 1, 2])
+@pytest.mark.parametrize("multiplied", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("slope", [1.0, 0.2, 0.0])
+def test_what_follows(
+    kernels: Kernels, outputs: int, sigmoid: int, slope: float, *, multiplied: bool, added: bool
+) -> None:
+    weight, bias, x = coarse(outputs, 20, 3), held(outputs), held(20, 6, 37)
+    mul, add = held(outputs, 6, 37, seed=2), held(outputs, 6, 37, seed=3)
+    program = Program(kernels)
+    source = program.room(20)
+    by = program.room(outputs) if multiplied else None
+    plus = program.room(outputs) if added else None
+    end = program.convolve(source, weight, bias, sigmoid=sigmoid, mul=by, add=plus, slope=slope)
+    others = {part: maps for part, maps in ((by, mul), (plus, add)) if part is not None}
+    result = run(kernels, program, end, (outputs, 6, 37), {source: x, **others})
+    expected = expected_of(x, weight, bias)
+    expected = (expected, expected.sigmoid(), expected.relu().sigmoid())[sigmoid]
+    expected = expected * mul if multiplied else expected
+    expected = F.leaky_relu(expected + add if added else expected, slope)
+    torch.testing.assert_close(result.double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("channels", [1, 5, 32])
+def test_each_channel_by_itself(kernels: Kernels, size: int, channels: int) -> None:
+    weight, bias, x = coarse(channels, 1, size), held(channels), held(channels, 9, 150)
+    program = Program(kernels)
+    source = program.room(channels)
+    end = program.convolve(source, weight, bias, depthwise=True)
+    result = run(kernels, program, end, (channels, 9, 150), {source: x})
+    torch.testing.assert_close(
+        result.double(), expected_of(x, weight, bias, groups=channels), **CLOSE
+    )
+
+
+def block(kernels: Kernels) -> tuple[Program, Part, list[Part]]:
+    """One like PAN's, with an enlargement behind it, and all its maps."""
+    program = Program(kernels)
+    x, both = program.room(8), program.room(8)
+    plain, attended = program.convolve(x, coarse(8, 8, 1), slope=0.2).halves()
+    program.convolve(plain, coarse(4, 4, 3), slope=0.2, out=both.halves()[0])
+    gate = program.convolve(attended, coarse(4, 4, 1), sigmoid=1)
+    gated = program.convolve(attended, coarse(4, 4, 3), mul=gate)
+    program.convolve(gated, coarse(4, 4, 3), slope=0.2, out=both.halves()[1])
+    fused = program.convolve(both, coarse(8, 8, 1), add=x)
+    large = program.convolve(fused, coarse(6, 8, 3), enlarge=2)
+    refined = program.convolve(large, coarse(6, 6, 3), slope=0.2)
+    end = program.convolve(refined, coarse(3, 6, 3))
+    return program, end, [x, both, gate, gated, fused, large, refined]
+
+
+def block_expected(x: Tensor) -> Tensor:
+    def conv(x: Tensor, outputs: int, size: int) -> Tensor:
+        return expected_of(x, coarse(outputs, x.shape[0], size))
+
+    plain, attended = F.leaky_relu(conv(x, 8, 1), 0.2).split(4)
+    gated = conv(attended, 4, 3) * conv(attended, 4, 1).sigmoid()
+    both = torch.cat([conv(plain, 4, 3), conv(gated, 4, 3)])
+    fused = conv(F.leaky_relu(both, 0.2), 8, 1) + x
+    large = expected_of(fused, coarse(6, 8, 3), enlarge=2)
+    return conv(F.leaky_relu(conv(large, 6, 3), 0.2), 3, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (5, 7), (46, 33), (181, 20)])
+def test_a_chain_is_what_its_links_are(kernels: Kernels, size: tuple[int, int]) -> None:
+    program, end, (x, *_) = block(kernels)
+    image = held(8, *size)
+    result = run(kernels, program, end, (3, 2 * size[0], 2 * size[1]), {x: image})
+    torch.testing.assert_close(result.double(), block_expected(image), **ROUNDED)
+
+
+def test_threads_give_the_same_bits(kernels: Kernels) -> None:
+    program, end, (x, *_) = block(kernels)
+    image, before = held(8, 150, 31), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(run(kernels, program, end, (3, 300, 62), {x: image}))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_a_map_in_memory_is_written_and_read_like_one_that_is_not(kernels: Kernels) -> None:
+    """What the maps between hold where they are whole: half of ``both`` at a time."""
+    program, end, (x, both, *_) = block(kernels)
+    image = held(8, 20, 31)
+    expected = run(kernels, program, end, (3, 40, 62), {x: image})
+    whole, before = PairMap(kernels, 8, 20, 31), torch.get_num_threads()
+    result = torch.zeros(3, 40, 62)
+    try:
+        torch.set_num_threads(1)
+        program.run((20, 31), {x: PairMap.of(kernels, image), both: whole, end: result})
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(result, expected)
+    again = Program(kernels)
+    source = again.room(8)
+    copied = again.convolve(source, torch.eye(8)[:, :, None, None])
+    held_there = torch.zeros(8, 20, 31)
+    again.run((20, 31), {source: whole, copied: held_there})
+    plain, _ = F.leaky_relu(expected_of(image, coarse(8, 8, 1)), 0.2).split(4)
+    there = F.leaky_relu(expected_of(plain, coarse(4, 4, 3)), 0.2)
+    torch.testing.assert_close(held_there[:4].double(), there, **ROUNDED)
+
+
+def test_a_result_is_added_to_an_image_in_any_place(kernels: Kernels) -> None:
+    weight, x = coarse(3, 4, 3), held(4, 9, 21)
+    program = Program(kernels)
+    source = program.room(4)
+    end = program.convolve(source, weight, enlarge=2)
+    large = torch.full((5, 40, 60), 0.25)
+    part = large[1:4, 7:25, 3:45]
+    program.run((9, 21), {source: PairMap.of(kernels, x), end: part})
+    torch.testing.assert_close(part.double(), expected_of(x, weight, enlarge=2) + 0.25, **CLOSE)
+    part.fill_(0.25)
+    assert (large == 0.25).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
+def test_what_is_no_number_stays_in_its_place_and_gates_saturate(
+    kernels: Kernels, value: float
+) -> None:
+    program = Program(kernels)
+    source = program.room(1)
+    end = program.convolve(source, torch.ones(1, 1, 3, 3), sigmoid=1)
+    x = held(1, 8, 40)
+    plain = run(kernels, program, end, (1, 8, 40), {source: x})
+    x[0, 3, 17] = value
+    result = run(kernels, program, end, (1, 8, 40), {source: x})
+    near = torch.zeros(1, 8, 40, dtype=torch.bool)
+    near[0, 2:5, 16:19] = True
+    assert torch.equal(result[~near], plain[~near])
+    expected = torch.tensor(value).sigmoid().expand(9)
+    torch.testing.assert_close(result[near], expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+def test_other_layouts_and_kinds_are_packed_alike(kernels: Kernels) -> None:
+    x = held(5, 7, 19)
+    expected = PairMap.of(kernels, x)
+    last = x[None].contiguous(memory_format=torch.channels_last)[0]
+    for same in (last, x.double(), x.bfloat16(), x.mT.contiguous().mT):
+        assert torch.equal(PairMap.of(kernels, same).data[:-200], expected.data[:-200])
+
+
+def test_a_copy_computes_the_same_without_the_first_one(kernels: Kernels) -> None:
+    program, end, (x, *_) = block(kernels)
+    image = held(8, 12, 14)
+    expected = run(kernels, program, end, (3, 24, 28), {x: image})
+    copies = [copy.deepcopy(program), pickle.loads(pickle.dumps(program))]
+    for tensors in program._held:
+        for tensor in tensors:
+            tensor.zero_()
+    for copied in copies:
+        assert torch.equal(run(kernels, copied, end, (3, 24, 28), {x: image}), expected)
+
+
+def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
+    program = Program(kernels)
+    x, large = program.room(8), program.room(8, 2)
+    wrong = "maps that do not fit"
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 6, 3))
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), mul=large)
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 2))
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), enlarge=4)
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), enlarge=2, mul=large)
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), out=x.halves()[0])
+    program = Program(kernels)
+    x = program.room(8)
+    end = program.convolve(x, coarse(8, 8, 3))
+    given = PairMap.of(kernels, held(8, 5, 6))
+    with pytest.raises(ValueError, match="without one of its maps"):
+        program.run((5, 6), {end: torch.zeros(8, 5, 6)})
+    for result in (torch.zeros(8, 6, 5), torch.zeros(8, 5, 6).double(), torch.zeros(8, 6, 5).mT):
+        with pytest.raises(ValueError, match="other sizes"):
+            program.run((5, 6), {x: given, end: result})
+    with pytest.raises(ValueError, match="other sizes"):
+        program.run((5, 6), {x: torch.zeros(8, 5, 6), end: PairMap(kernels, 8, 5, 6)})
+    with pytest.raises(ValueError, match="other sizes"):
+        program.run((5, 5), {x: given, end: torch.zeros(8, 5, 5)})

@@ -1,0 +1,122 @@
+"""The networks in bf16 with programs of our own: close to float32, and float32 where asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import photo_like
+from test_fuse import make
+from torch import Tensor, nn
+
+from sruplift import engine
+from sruplift.engine import Engine
+from sruplift.fuse import fused
+from sruplift.fuse.half import HalfNetwork, has_programs, in_half
+from sruplift.kernels import Kernels
+from sruplift.models.layers import Frame, SuperResolver
+
+EVERY = [("pan", scale) for scale in (2, 3, 4)]
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def bf16(network: nn.Module, *inputs: Tensor | Frame) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        result = network(*inputs)
+    assert isinstance(result, Tensor)
+    assert result.dtype == torch.float32
+    return result
+
+
+def error(result: Tensor, exact: Tensor) -> float:
+    return float((result - exact).square().mean().sqrt())
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_it_is_as_close_to_float32_as_pytorch(kernels: Kernels, name: str, scale: int) -> None:
+    net = make(name, scale)
+    plain = fused(net)
+    quick = in_half(plain, kernels)
+    assert isinstance(quick, HalfNetwork)
+    for image in (photo_like(48, 60)[None], photo_like(70, 33)[None]):
+        exact = net(image)
+        assert 0 < error(bf16(quick, image), exact) < 1.1 * error(bf16(plain, image), exact)
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 2), (17, 97)])
+def test_any_size(kernels: Kernels, name: str, scale: int, size: tuple[int, int]) -> None:
+    net = make(name, scale)
+    image, exact = photo_like(*size)[None], net(photo_like(*size)[None])
+    result = bf16(in_half(fused(net), kernels), image)
+    torch.testing.assert_close(result, exact, rtol=0, atol=0.02 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_float32_is_float32(kernels: Kernels, name: str, scale: int) -> None:
+    net = make(name, scale)
+    plain = fused(net)
+    image = photo_like(20, 21)[None]
+    assert torch.equal(in_half(plain, kernels)(image), plain(image))
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_images_of_a_batch_are_alone(kernels: Kernels, name: str, scale: int) -> None:
+    quick = in_half(fused(make(name, scale)), kernels)
+    images = torch.stack([photo_like(24, 30, seed=seed) for seed in range(3)])
+    images = images.contiguous(memory_format=torch.channels_last)
+    together = bf16(quick, images)
+    for image, result in zip(images, together, strict=True):
+        assert torch.equal(bf16(quick, image[None])[0], result)
+
+
+def test_a_copy_is_of_its_own(kernels: Kernels) -> None:
+    quick = in_half(fused(make("pan", 2)), kernels)
+    image = photo_like(16, 18)[None]
+    assert torch.equal(bf16(copy.deepcopy(quick), image), bf16(quick, image))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_the_engine_takes_it_where_the_processor_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
+    monkeypatch.setattr(Kernels, "in_half", True)
+    net = make("pan", 4)
+    made = Engine(net, 4, "cpu", "bf16", compile_mode="on")
+    assert isinstance(made.model, HalfNetwork)
+    assert made.compiled
+    assert made.needs == fused(net).needs  # type: ignore[comparison-overlap]
+    assert not isinstance(Engine(net, 4, "cpu", "bf16").model, HalfNetwork)
+    monkeypatch.setattr(Kernels, "in_half", False)
+    assert not Engine(net, 4, "cpu", "bf16", compile_mode="auto").compiled
+    monkeypatch.setattr(Kernels, "in_half", True)
+    monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: False)
+    assert not Engine(net, 4, "cpu", "bf16", compile_mode="auto").compiled
+
+
+@pytest.mark.usefixtures("kernels")
+def test_what_comes_out_as_no_number_runs_in_float32_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
+    monkeypatch.setattr(Kernels, "in_half", True)
+
+    nothing = torch.full((1, 3, 32, 36), float("nan"))
+    net = make("pan", 2)
+    made = Engine(net, 2, "cpu", "bf16", compile_mode="on")
+    assert isinstance(made.model, HalfNetwork)
+    monkeypatch.setattr(type(made.model), "in_half", lambda *_: nothing)
+    image = photo_like(16, 18)[None]
+    torch.testing.assert_close(made.run(image), net(image), rtol=0, atol=1e-5)
+
+
+def test_what_has_no_programs_says_so() -> None:
+    assert has_programs(fused(make("pan", 2)))
+    assert not has_programs(nn.Conv2d(3, 3, 3))
+    assert not has_programs(SuperResolver())
