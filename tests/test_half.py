@@ -18,7 +18,7 @@ from sruplift.fuse.half import HalfNetwork, has_programs, in_half
 from sruplift.kernels import Kernels
 from sruplift.models.layers import Frame, SuperResolver
 
-EVERY = [("pan", scale) for scale in (2, 3, 4)]
+EVERY = [(name, scale) for name in ("pan", "a2n") for scale in (2, 3, 4)]
 
 
 @pytest.fixture(autouse=True)

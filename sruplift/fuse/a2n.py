@@ -31,8 +31,11 @@ class FusedWeights(nn.Module):
         self.difference = nn.Parameter((first - second) / TEMPERATURE)
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
+        return self.share(self.reduce(x).float(), window)
+
+    def share(self, x: Tensor, window: int | None) -> Tensor:
+        """``forward``, of what ``reduce`` has made, in float32."""
         size = x.shape[-2:]
-        x = self.reduce(x).float()
         mean = x.mean((2, 3), keepdim=True) if window is None else means_around(x, window)
         decided = mean.relu_().movedim(1, -1).mul(self.difference).sum(-1)[:, None]
         share = torch.sigmoid(decided)

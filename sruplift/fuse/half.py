@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from sruplift.fuse.a2n import FusedA2N, FusedAttentionInAttention
 from sruplift.fuse.pan import FusedPAN, FusedSCPA
 from sruplift.fuse.rewrites import members
 from sruplift.kernels import Kernels, PairMap, Part, Program
@@ -44,18 +45,31 @@ def upsample(program: Program, x: Part, stage: UpsamplingStage) -> Part:
     return program.convolve(x, refine.weight, refine.bias, slope=SLOPE)
 
 
-class HalfPAN(HalfNetwork):
-    """``PAN``: a program a block, since threads wait for each other's rows only between them."""
+class HalfBlock:
+    """One of a trunk's blocks, with programs of its own."""
 
-    def __init__(self, fused: FusedPAN, kernels: Kernels) -> None:
+    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+        """Write its result for ``x``, of (height, width) ``size``."""
+        raise NotImplementedError
+
+
+class HalfTrunk(HalfNetwork):
+    """PAN and A2N: a head, blocks, and an end with the tail."""
+
+    def __init__(
+        self,
+        fused: FusedPAN | FusedA2N,
+        kernels: Kernels,
+        blocks: Sequence[HalfBlock],
+        window: int | None = None,
+    ) -> None:
         super().__init__(fused, kernels)
+        self.blocks, self.window = blocks, window
         stages, last = fused.tail.made_of
-        blocks = [block.block for block in members(fused.blocks, FusedSCPA)]
         self.features = fused.head.out_channels
         self.head = Program(kernels)
         self.image = self.head.room(3)
         self.shallow = self.head.convolve(self.image, fused.head.weight, fused.head.bias)
-        self.programs = [self._block(block) for block in blocks]
         self.tail = Program(kernels)
         self.deep, self.skip = self.tail.room(self.features), self.tail.room(self.features)
         end = fused.trunk_end
@@ -63,19 +77,6 @@ class HalfPAN(HalfNetwork):
         for stage in members(stages, UpsamplingStage):
             x = upsample(self.tail, x, stage)
         self.result = self.tail.convolve(x, last.weight, last.bias)
-
-    def _block(self, block: SCPA) -> tuple[Program, Part, Part]:
-        """The program, what it reads and what it makes."""
-        program = Program(self.kernels)
-        attention = block.attention
-        x, both = program.room(self.features), program.room(self.features)
-        reduce = torch.cat([block.reduce_plain.weight, block.reduce_attention.weight])
-        plain, attended = program.convolve(x, reduce, slope=SLOPE).halves()
-        program.convolve(plain, block.plain.weight, slope=SLOPE, out=both.halves()[0])
-        gate = program.convolve(attended, attention.gate.weight, attention.gate.bias, sigmoid=1)
-        gated = program.convolve(attended, attention.features.weight, mul=gate)
-        program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.halves()[1])
-        return program, x, program.convolve(both, block.fuse.weight, add=x)
 
     def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
         """``enlarge`` in bf16."""
@@ -90,13 +91,78 @@ class HalfPAN(HalfNetwork):
         shallow, *rooms = (PairMap(self.kernels, self.features, *size) for _ in range(3))
         self.head.run(size, {self.image: PairMap.of(self.kernels, image), self.shallow: shallow})
         x = shallow
-        for number, (program, before, after) in enumerate(self.programs):
-            program.run(size, {before: x, after: rooms[number % 2]})
+        for number, block in enumerate(self.blocks):
+            block.run(size, x, rooms[number % 2], self.window)
             x = rooms[number % 2]
         self.tail.run(size, {self.deep: x, self.skip: shallow, self.result: base})
 
 
-_IN_HALF: dict[type[nn.Module], Callable[..., HalfNetwork]] = {FusedPAN: HalfPAN}
+class HalfSCPA(HalfBlock):
+    """``SCPA`` of PAN."""
+
+    def __init__(self, block: SCPA, kernels: Kernels) -> None:
+        self.program = program = Program(kernels)
+        attention, features = block.attention, block.fuse.out_channels
+        self.x, both = program.room(features), program.room(features)
+        reduce = torch.cat([block.reduce_plain.weight, block.reduce_attention.weight])
+        plain, attended = program.convolve(self.x, reduce, slope=SLOPE).halves()
+        program.convolve(plain, block.plain.weight, slope=SLOPE, out=both.halves()[0])
+        gate = program.convolve(attended, attention.gate.weight, attention.gate.bias, sigmoid=1)
+        gated = program.convolve(attended, attention.features.weight, mul=gate)
+        program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.halves()[1])
+        self.result = program.convolve(both, block.fuse.weight, add=self.x)
+
+    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+        """Write the block's result for ``x``; nothing is pooled."""
+        self.program.run(size, {self.x: x, self.result: result})
+
+
+class HalfAttentionInAttention(HalfBlock):
+    """``AttentionInAttention`` of A2N: a program until what is pooled, and one from there."""
+
+    def __init__(self, fused: FusedAttentionInAttention, kernels: Kernels) -> None:
+        features, branch = fused.first.out_channels, fused.attention
+        self.kernels, self.weights = kernels, fused.weights
+        reduce = fused.weights.reduce
+        assert isinstance(reduce, nn.Conv2d)
+        self.features, self.pooled = features, reduce.out_channels
+        self.first, self.second = Program(kernels), Program(kernels)
+        self.x = self.first.room(features)
+        self.z = self.first.convolve(self.x, fused.first.weight, slope=SLOPE)
+        self.reduced = self.first.convolve(self.z, reduce.weight)
+        program = self.second
+        z, self.skip, self.share = program.room(features), program.room(features), program.plane()
+        look = program.convolve(z, branch.look.weight, slope=SLOPE)
+        gate = program.convolve(look, branch.gate.weight, branch.gate.bias, sigmoid=1)
+        gated = program.convolve(z, branch.features.weight, mul=gate)
+        plain = program.convolve(z, fused.non_attention.weight)
+        mixed = program.convolve(
+            gated, branch.project.weight, add=plain, share=self.share, slope=SLOPE
+        )
+        self.again = z
+        self.result = program.convolve(mixed, fused.last.weight, add=self.skip)
+
+    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+        """Write the block's result for ``x``."""
+        z, reduced = PairMap(self.kernels, self.features, *size), torch.zeros(self.pooled, *size)
+        self.first.run(size, {self.x: x, self.z: z, self.reduced: reduced})
+        share = self.weights.share(reduced[None], window)[0].expand(1, *size).contiguous()
+        maps = {self.again: z, self.skip: x, self.result: result}
+        self.second.run(size, {**maps, self.share: share})
+
+
+def _pan(fused: FusedPAN, kernels: Kernels) -> HalfTrunk:
+    blocks = members(fused.blocks, FusedSCPA)
+    return HalfTrunk(fused, kernels, [HalfSCPA(block.block, kernels) for block in blocks])
+
+
+def _a2n(fused: FusedA2N, kernels: Kernels) -> HalfTrunk:
+    blocks = members(fused.blocks, FusedAttentionInAttention)
+    made = [HalfAttentionInAttention(block, kernels) for block in blocks]
+    return HalfTrunk(fused, kernels, made, fused.window)
+
+
+_IN_HALF: dict[type[nn.Module], Callable[..., HalfNetwork]] = {FusedPAN: _pan, FusedA2N: _a2n}
 
 
 def has_programs(network: nn.Module) -> bool:

@@ -35,7 +35,7 @@ typedef struct {
     int32_t pairs; /* how many planes */
     int32_t scale; /* how many times larger it is than the program's height and width */
     Pair *data; /* its first row; NULL: each thread keeps what rows it needs */
-    float *image; /* instead: channels of float32, to which the result is added */
+    float *image; /* instead: channels of float32, to which a result is added */
     ptrdiff_t image_row, image_channel; /* in floats, from one to the next */
 } HalfMap;
 
@@ -52,6 +52,7 @@ typedef struct {
     const float *bias; /* of all blocks */
     int32_t sigmoid; /* 2 is that of a ReLU */
     int32_t mul, first_mul, add, first_add; /* maps, or -1, and their first pairs */
+    int32_t share; /* an image of one channel, or -1: how much of the sum with ``add`` is not that */
     float slope; /* of a leaky ReLU */
 } HalfOp;
 
@@ -175,6 +176,7 @@ typedef struct {
 
 typedef struct {
     const Pair *mul, *add;
+    const float *share;
     Pair *y;
     float *image; /* instead of y, a row of its first channel */
     ptrdiff_t channel; /* floats from a channel to the next one */
@@ -197,6 +199,11 @@ static inline vec sloped(vec x, float slope) {
     return (vec)(((ivec)x & is) | ((ivec)(x * slope) & ~is));
 }
 
+static inline vec load_some(const float *x, int count) {
+    float some[LANES] = {0};
+    return count >= LANES ? load(x) : load(memcpy(some, x, sizeof(float) * (size_t)count));
+}
+
 static inline void add_some(float *y, int step, vec x, int count) {
     if (count >= LANES && step == 1) store(y, load(y) + x);
     else
@@ -216,6 +223,11 @@ static inline void finish(const Finish *f, int output, ptrdiff_t plane, int colu
     }
     if (f->add) {
         uvec plus = load_pairs(f->add + at);
+        if (f->share) {
+            vec share = load_some(f->share + column, count);
+            even = (even - low(plus)) * share;
+            odd = (odd - high(plus)) * share;
+        }
         even += low(plus);
         odd += high(plus);
     }
@@ -295,6 +307,7 @@ static void make_row(const Band *b, const HalfOp *op, int row) {
     Pair *y = out->image ? NULL : place_of(b, op->output, op->first_output, row, out_plane);
     Finish f = {.sigmoid = op->sigmoid, .slope = op->slope};
     f.channel = out->image_channel;
+    if (op->share >= 0) f.share = b->maps[op->share].image + row * b->maps[op->share].image_row;
     f.step = times;
     Source s = {.plane = in_plane, .pairs = op->pairs};
     RowOf *compute = row_of(op->block);

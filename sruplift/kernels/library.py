@@ -126,6 +126,7 @@ class HalfOp(ctypes.Structure):
         ("first_mul", ctypes.c_int32),
         ("add", ctypes.c_int32),
         ("first_add", ctypes.c_int32),
+        ("share", ctypes.c_int32),
         ("slope", ctypes.c_float),
     )
 

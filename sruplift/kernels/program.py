@@ -77,6 +77,11 @@ class Program:
         self._maps.append((pairs_of(channels), scale))
         return Part(len(self._maps) - 1, 0, pairs_of(channels))
 
+    def plane(self, scale: int = 1) -> Part:
+        """A new map of one channel in float32, which ``run`` is given as a tensor (1, H, W)."""
+        self._maps.append((0, scale))
+        return Part(len(self._maps) - 1, 0, 0)
+
     def convolve(
         self,
         x: Part,
@@ -88,6 +93,7 @@ class Program:
         sigmoid: int = 0,
         mul: Part | None = None,
         add: Part | None = None,
+        share: Part | None = None,
         slope: float = 1.0,
         out: Part | None = None,
     ) -> Part:
@@ -101,6 +107,7 @@ class Program:
             depthwise: whether output channel n is made of input channel n alone.
             sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product
                 with ``mul``, then the sum with ``add``, both maps as large as the result.
+            share: a plane; then of each pixel's sum so much is the result's and the rest ``add``'s.
             slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
             out: where to; else a new map.
 
@@ -117,6 +124,7 @@ class Program:
             or (enlarge > 1 and (depthwise or mul or add))
             or enlarge not in (1, 2, 3)
             or x.pairs != pairs_of(inputs)
+            or (share is not None and (add is None or self._maps[share.map] != (0, scale)))
             or any(self._maps[part.map][1] != scale for part in others)
             or any(part.pairs != pairs_of(outputs) for part in others)
         ):
@@ -141,6 +149,7 @@ class Program:
                 "first_mul": 0 if mul is None else mul.first,
                 "add": -1 if add is None else add.map,
                 "first_add": 0 if add is None else add.first,
+                "share": -1 if share is None else share.map,
                 "slope": slope,
             }
         )
@@ -161,16 +170,18 @@ class Program:
         """
         height, width = size
         made = [HalfMap(pairs, scale, None, None, 0, 0) for pairs, scale in self._maps]
+        end = self._operations[-1]
         for part, given in maps.items():
-            scale = self._maps[part.map][1]
+            pairs, scale = self._maps[part.map]
             large = (height * scale, width * scale)
             if isinstance(given, PairMap):
-                fits = (pairs_of(given.channels), given.height, given.width) == (part.pairs, *large)
+                fits = (pairs_of(given.channels), given.height, given.width) == (pairs, *large)
                 made[part.map].data = given.data.data_ptr()
             else:
-                last = part.map == self._operations[-1]["output"]
-                fits = last and given.shape == (self._operations[-1]["outputs"], *large)
-                fits = fits and given.stride(2) == 1 and given.dtype == torch.float32
+                channels = end["outputs"] if part.map == end["output"] else 1
+                fits = part.map == end["output"] or pairs == 0
+                fits = fits and given.shape == (channels, *large) and given.stride(2) == 1
+                fits = fits and given.dtype == torch.float32
                 made[part.map].image = given.data_ptr()
                 made[part.map].image_row = given.stride(1)
                 made[part.map].image_channel = given.stride(0)
