@@ -105,11 +105,12 @@ class HalfSCPA(HalfBlock):
         attention, features = block.attention, block.fuse.out_channels
         self.x, both = program.room(features), program.room(features)
         reduce = torch.cat([block.reduce_plain.weight, block.reduce_attention.weight])
-        plain, attended = program.convolve(self.x, reduce, slope=SLOPE).halves()
-        program.convolve(plain, block.plain.weight, slope=SLOPE, out=both.halves()[0])
+        reduced = program.convolve(self.x, reduce, slope=SLOPE)
+        plain, attended = reduced.part(0, 2), reduced.part(1, 2)
+        program.convolve(plain, block.plain.weight, slope=SLOPE, out=both.part(0, 2))
         gate = program.convolve(attended, attention.gate.weight, attention.gate.bias, sigmoid=1)
         gated = program.convolve(attended, attention.features.weight, mul=gate)
-        program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.halves()[1])
+        program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.part(1, 2))
         self.result = program.convolve(both, block.fuse.weight, add=self.x)
 
     def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
@@ -144,7 +145,8 @@ class HalfAttentionInAttention(HalfBlock):
 
     def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
         """Write the block's result for ``x``."""
-        z, reduced = PairMap(self.kernels, self.features, *size), torch.zeros(self.pooled, *size)
+        z = PairMap(self.kernels, self.features, *size)
+        reduced = torch.zeros(self.pooled, *size, dtype=torch.float32, device="cpu")
         self.first.run(size, {self.x: x, self.z: z, self.reduced: reduced})
         share = self.weights.share(reduced[None], window)[0].expand(1, *size).contiguous()
         maps = {self.again: z, self.skip: x, self.result: result}
@@ -174,7 +176,7 @@ def has_programs(network: nn.Module) -> bool:
 def in_half(network: nn.Module, kernels: Kernels) -> nn.Module:
     """A network that ``fused`` made, for calls under autocast to bf16 on the CPU; else the same.
 
-    The result is closer to float32's than with PyTorch's convolutions, whose sums between layers
-    are rounded more often.
+    What is rounded between layers is rounded less often than with PyTorch's convolutions; what the
+    filtering of 3x3 kernels takes the difference of is rounded more.
     """
     return _IN_HALF[type(network)](network, kernels)

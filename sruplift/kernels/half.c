@@ -20,7 +20,7 @@ int32_t sruplift_half(void) { return HALF; }
 /* Pixels of zeros before and behind each row of a channel pair. */
 #define PAD 16
 #define MOST_MAPS 24
-#define MOST_TAPS 25
+#define MOST_TAPS 9
 /* Pairs behind the last row that vectors may read. */
 #define SPARE (8 * LANES)
 /* Rows of a band, about; what neighbours share is made twice. */
@@ -42,13 +42,13 @@ typedef struct {
 /* Mirrored by HalfOp in kernels/library.py: a convolution and what follows it, in this order. */
 typedef struct {
     int32_t input, first_input, pairs; /* a map, its first pair and how many */
-    int32_t next_input; /* how many pairs further each block of outputs begins: 0; depthwise 1 */
     int32_t output, first_output, outputs; /* a map, its first pair, and how many channels */
-    int32_t block; /* how many outputs are computed together: 12, 10, 8, 4; depthwise 2 */
-    int32_t enlarge; /* the map before, by nearest neighbour */
-    int32_t reach; /* how many rows of that it sees above and below a pixel */
+    int32_t block; /* how many outputs are computed together: 12, 10, 8, 4, 2 */
+    int32_t rows; /* how many are computed together: 1, or 2 of a 3x3 kernel by Winograd's filtering */
+    int32_t enlarge; /* the map before; what a tap reads is in pixels that are not enlarged yet */
+    int32_t reach; /* how many enlarged rows it sees above and below a pixel */
     const int32_t *taps; /* of each place in an enlarged pixel: how many, then (row, column) each */
-    const Pair *weight; /* of each such place (blocks, taps, pairs, block) */
+    const Pair *weight; /* of each such place, or each of four rows, (blocks, taps, pairs, block) */
     const float *bias; /* of all blocks */
     int32_t sigmoid; /* 2 is that of a ReLU */
     int32_t mul, first_mul, add, first_add; /* maps, or -1, and their first pairs */
@@ -93,9 +93,10 @@ static inline uvec rounded(vec x) {
 
 static inline uvec pair_of(vec even, vec odd) {
 #if HALF
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-    return (uvec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    static const int16_t turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    return (uvec)_mm512_permutexvar_epi16(_mm512_loadu_si512(turns), both);
 #else
     return (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u);
 #endif
@@ -123,6 +124,7 @@ typedef struct {
     int count, map_count, height, width;
     int next[MOST_MAPS];  /* of each op, the row that it makes next */
     int newest[MOST_MAPS]; /* of each map */
+    int least[MOST_MAPS], most[MOST_MAPS]; /* the rows of it that the band needs */
     int kept[MOST_MAPS];  /* how many rows a thread keeps of it */
     Pair *rings[MOST_MAPS];
     const Pair *zeros;
@@ -175,6 +177,7 @@ typedef struct {
     }
 
 typedef struct {
+    int nothing; /* the row is not wanted */
     const Pair *mul, *add;
     const float *share;
     Pair *y;
@@ -186,9 +189,27 @@ typedef struct {
     float slope;
 } Finish;
 
+/* 1 / (1 + exp(-x)), to a millionth, of what is no number none. */
+static inline vec logistic(vec x) {
+    vec t = x * -1.44269504f;
+    t = larger(all(-126.0f), t);
+    t = -larger(all(-126.0f), -t);
+    vec n = t + 12582912.0f; /* its last bits are the nearest whole number */
+    vec power = (vec)((ivec)n << 23);
+    vec r = t - (n - 12582912.0f);
+    /* 2 to the r, its Taylor series */
+    vec p = all(1.33335581e-3f);
+    p = p * r + 9.61812911e-3f;
+    p = p * r + 5.55041087e-2f;
+    p = p * r + 2.40226507e-1f;
+    p = p * r + 6.93147181e-1f;
+    p = p * r + 1.0f;
+    return inverse(1.0f + (vec)((ivec)p + (ivec)power));
+}
+
 static inline vec gate(vec x, int sigmoid) {
     if (sigmoid > 1) x = larger((vec){0}, x);
-    return sigmoid ? inverse(1.0f + exponential(-x)) : x;
+    return sigmoid ? logistic(x) : x;
 }
 
 static inline vec low(uvec pairs) { return (vec)(pairs << 16); }
@@ -248,6 +269,14 @@ static inline void finish(const Finish *f, int output, ptrdiff_t plane, int colu
     *(uloose *)(f->y + at) = pairs;
 }
 
+/* What follows the sums of a block for VECTORS * LANES pixels from ``column`` on. */
+#define FINISH(BLOCK, VECTORS, f, sums)                                                           \
+    for (int v = 0; v < VECTORS && column + v * LANES < width; v++) {                              \
+        int at = column + v * LANES;                                                              \
+        for (int o = 0; o < BLOCK; o += 2)                                                        \
+            finish(f, o, plane, at, width - at, sums[o][v], sums[o + 1][v]);                      \
+    }
+
 #define ROW(NAME, SUM, BLOCK, VECTORS)                                                            \
     SUMS(SUM, BLOCK, VECTORS)                                                                     \
     static void NAME(const Source *s, const Pair *w, const float *bias, const Finish *f,          \
@@ -255,11 +284,7 @@ static inline void finish(const Finish *f, int output, ptrdiff_t plane, int colu
         for (int column = 0; column < width; column += VECTORS * LANES) {                         \
             vec sums[BLOCK][VECTORS];                                                             \
             SUM(s, column, w, bias, sums);                                                        \
-            for (int v = 0; v < VECTORS && column + v * LANES < width; v++) {                      \
-                int at = column + v * LANES, count = width - at;                                  \
-                for (int o = 0; o < BLOCK; o += 2)                                                \
-                    finish(f, o, plane, at, count, sums[o][v], sums[o + 1][v]);                \
-            }                                                                                     \
+            FINISH(BLOCK, VECTORS, f, sums)                                                       \
         }                                                                                         \
     }
 ROW(row12, sums12, 12, 2)
@@ -281,6 +306,54 @@ static RowOf *row_of(int block) {
     }
 }
 
+/* Two rows at once, of four sources; their weights are ``next`` pairs apart. */
+#define ROWS(NAME, SUM, BLOCK, VECTORS)                                                           \
+    static void NAME(const Source *s, const Pair *w, ptrdiff_t next, const float *bias,           \
+                     const Finish *f, ptrdiff_t plane, int width) {                               \
+        static const float none[BLOCK] = {0};                                                     \
+        for (int column = 0; column < width; column += VECTORS * LANES) {                         \
+            vec a[BLOCK][VECTORS], b[BLOCK][VECTORS], m[BLOCK][VECTORS];                          \
+            SUM(s, column, w, none, a);                                                           \
+            SUM(s + 3, column, w + 3 * next, none, b);                                            \
+            SUM(s + 1, column, w + next, bias, m);                                                \
+            for (int o = 0; o < BLOCK; o++) {                                                     \
+                EVERY for (int v = 0; v < VECTORS; v++) {                                         \
+                    a[o][v] += m[o][v];                                                           \
+                    b[o][v] = m[o][v] - b[o][v];                                                  \
+                }                                                                                 \
+            }                                                                                     \
+            SUM(s + 2, column, w + 2 * next, none, m);                                            \
+            for (int o = 0; o < BLOCK; o++) {                                                     \
+                EVERY for (int v = 0; v < VECTORS; v++) {                                         \
+                    a[o][v] += m[o][v];                                                           \
+                    b[o][v] -= m[o][v];                                                           \
+                }                                                                                 \
+            }                                                                                     \
+            if (!f[0].nothing) FINISH(BLOCK, VECTORS, f, a)                                       \
+            if (!f[1].nothing) FINISH(BLOCK, VECTORS, f + 1, b)                                   \
+        }                                                                                         \
+    }
+ROWS(rows12, sums12, 12, 2)
+ROWS(rows10, sums10, 10, 2)
+ROWS(rows8, sums8, 8, 3)
+
+typedef void RowsOf(const Source *s, const Pair *w, ptrdiff_t next, const float *bias,
+                    const Finish *f, ptrdiff_t plane, int width);
+
+static RowsOf *rows_of_block(int block) {
+    return block == 12 ? rows12 : block == 10 ? rows10 : rows8;
+}
+
+/* a + b, or a - b, of some pairs. */
+static void combine(const Pair *a, const Pair *b, int minus, ptrdiff_t count, Pair *y) {
+    for (ptrdiff_t i = 0; i < count; i += LANES) {
+        uvec p = load_pairs(a + i), q = load_pairs(b + i);
+        uvec sum = minus ? pair_of(low(p) - low(q), high(p) - high(q))
+                         : pair_of(low(p) + low(q), high(p) + high(q));
+        *(uloose *)(y + i) = sum;
+    }
+}
+
 /* Put ``from``'s pixels, of ``places`` rows, by turns. */
 static void interleave(const Pair *from, ptrdiff_t apart, int places, int width, Pair *y) {
     if (places == 2)
@@ -289,58 +362,121 @@ static void interleave(const Pair *from, ptrdiff_t apart, int places, int width,
             y[2 * i + 1] = from[apart + i];
         }
     else
-        for (int i = 0; i < width; i++) {
-            y[3 * i] = from[i];
-            y[3 * i + 1] = from[apart + i];
-            y[3 * i + 2] = from[2 * apart + i];
-        }
+        for (int p = 0; p < places; p++)
+            for (int i = 0; i < width; i++) y[places * i + p] = from[p * apart + i];
+}
+
+/* The row of a map that an op reads, zeros beyond the map. */
+static const Pair *input_at(const Band *b, const HalfOp *op, int row, ptrdiff_t plane) {
+    int inside = row >= 0 && row < rows_of(b, op->input);
+    return (inside ? row_at(b, op->input, row) : b->zeros) + op->first_input * plane;
+}
+
+static int blocks_of(const HalfOp *op) { return (op->outputs + op->block - 1) / op->block; }
+
+/* What follows an op's sums for a row, but for where its first block of outputs goes. */
+static Finish finish_of(const Band *b, const HalfOp *op, int row, ptrdiff_t plane) {
+    const HalfMap *out = &b->maps[op->output];
+    Finish f = {.sigmoid = op->sigmoid, .slope = op->slope, .step = op->enlarge};
+    int held = out->data || out->image;
+    f.nothing = row >= rows_of(b, op->output) ||
+                (held && (row < b->least[op->output] || row > b->most[op->output]));
+    if (f.nothing) return f;
+    f.mul = place_of(b, op->mul, op->first_mul, row, plane);
+    f.add = place_of(b, op->add, op->first_add, row, plane);
+    if (op->share >= 0) f.share = b->maps[op->share].image + row * b->maps[op->share].image_row;
+    if (out->image) {
+        f.image = out->image + row * out->image_row;
+        f.channel = out->image_channel;
+        f.channels = op->outputs;
+    } else {
+        f.y = place_of(b, op->output, op->first_output, row, plane);
+    }
+    return f;
+}
+
+/* The same for the next block of outputs. */
+static void next_block(Finish *f, int block, ptrdiff_t plane) {
+    ptrdiff_t further = block / 2 * plane;
+    if (f->mul) f->mul += further;
+    if (f->add) f->add += further;
+    if (f->y) f->y += further;
+    if (f->image) f->image += block * f->channel;
+    f->channels -= block;
 }
 
 static void make_row(const Band *b, const HalfOp *op, int row) {
-    const HalfMap *out = &b->maps[op->output];
-    int times = op->enlarge, in_rows = rows_of(b, op->input), width = columns_of(b, op->input);
-    int blocks = (op->outputs + op->block - 1) / op->block;
+    int width = columns_of(b, op->input);
+    ptrdiff_t plane = plane_of(width);
+    Finish f = finish_of(b, op, row, plane);
+    if (f.nothing) return;
+    Source s = {.plane = plane, .pairs = op->pairs, .taps = op->taps[0]};
+    const Pair *weight = op->weight;
+    for (int t = 0; t < s.taps; t++)
+        s.places[t] = input_at(b, op, row + op->taps[1 + 2 * t], plane) + PAD + op->taps[2 + 2 * t];
+    for (int k = 0; k < blocks_of(op); k++) {
+        row_of(op->block)(&s, weight, op->bias + k * op->block, &f, plane, width);
+        weight += (ptrdiff_t)s.taps * s.pairs * op->block;
+        next_block(&f, op->block, plane);
+    }
+}
+
+/* Of an enlarged map: pixels with the same place in their enlarged one at a time. */
+static void make_enlarged_row(const Band *b, const HalfOp *op, int row) {
+    int times = op->enlarge, width = columns_of(b, op->input), blocks = blocks_of(op);
     ptrdiff_t in_plane = plane_of(width), out_plane = plane_of(width * times);
-    ptrdiff_t block_pairs = op->block / 2;
-    const Pair *mul = place_of(b, op->mul, op->first_mul, row, out_plane);
-    const Pair *add = place_of(b, op->add, op->first_add, row, out_plane);
-    Pair *y = out->image ? NULL : place_of(b, op->output, op->first_output, row, out_plane);
-    Finish f = {.sigmoid = op->sigmoid, .slope = op->slope};
-    f.channel = out->image_channel;
-    if (op->share >= 0) f.share = b->maps[op->share].image + row * b->maps[op->share].image_row;
-    f.step = times;
+    Finish whole = finish_of(b, op, row, out_plane);
+    if (whole.nothing) return;
     Source s = {.plane = in_plane, .pairs = op->pairs};
-    RowOf *compute = row_of(op->block);
     const int32_t *taps = op->taps;
     const Pair *weight = op->weight;
+    ptrdiff_t apart = blocks * op->block / 2 * in_plane;
     for (int place = 0; place < times * times; place++) {
         s.taps = *taps++;
-        ptrdiff_t each = (ptrdiff_t)s.taps * s.pairs * op->block;
-        for (int t = 0; t < s.taps && place / times == row % times; t++) {
-            int from = row / times + taps[2 * t];
-            const Pair *x = from < 0 || from >= in_rows ? b->zeros : row_at(b, op->input, from);
-            s.places[t] = x + op->first_input * in_plane + PAD + taps[2 * t + 1];
-        }
-        for (int k = 0; k < blocks && place / times == row % times; k++) {
-            ptrdiff_t at = k * block_pairs * out_plane;
-            f.mul = mul ? mul + at : NULL;
-            f.add = add ? add + at : NULL;
-            if (out->image) {
-                f.image = out->image + row * out->image_row + place % times;
-                f.image += k * op->block * f.channel;
-                f.channels = op->outputs - k * op->block;
+        if (place / times == row % times) {
+            Finish f = whole;
+            if (f.image) f.image += place % times;
+            else f.y = b->scratch + place % times * apart;
+            for (int t = 0; t < s.taps; t++)
+                s.places[t] = input_at(b, op, row / times + taps[2 * t], in_plane) + PAD +
+                              taps[2 * t + 1];
+            const Pair *w = weight;
+            for (int k = 0; k < blocks; k++) {
+                row_of(op->block)(&s, w, op->bias + k * op->block, &f, in_plane, width);
+                w += (ptrdiff_t)s.taps * s.pairs * op->block;
+                next_block(&f, op->block, in_plane);
             }
-            f.y = times > 1 ? b->scratch + (place % times * blocks + k) * block_pairs * in_plane
-                  : y ? y + at : NULL;
-            for (int t = 0; t < s.taps && k > 0; t++) s.places[t] += op->next_input * in_plane;
-            compute(&s, weight + k * each, op->bias + k * op->block, &f, in_plane, width);
         }
-        weight += blocks * each;
+        weight += (ptrdiff_t)s.taps * s.pairs * blocks * op->block;
         taps += 2 * s.taps;
     }
-    for (int c = 0; c < blocks * block_pairs && times > 1 && y; c++)
-        interleave(b->scratch + c * in_plane, blocks * block_pairs * in_plane, times, width,
-                   y + c * out_plane);
+    for (int c = 0; c < blocks * op->block / 2 && whole.y; c++)
+        interleave(b->scratch + c * in_plane, apart, times, width, whole.y + c * out_plane);
+}
+
+/* Winograd's F(2, 3) along columns: ``row``, which is even, and the next one. */
+static void make_two_rows(const Band *b, const HalfOp *op, int row) {
+    int width = columns_of(b, op->input);
+    ptrdiff_t plane = plane_of(width), count = op->pairs * plane;
+    Finish f[2] = {finish_of(b, op, row, plane), finish_of(b, op, row + 1, plane)};
+    if (f[0].nothing && f[1].nothing) return;
+    const Pair *d[4];
+    for (int i = 0; i < 4; i++) d[i] = input_at(b, op, row - 1 + i, plane);
+    combine(d[0], d[2], 1, count, b->scratch);
+    combine(d[1], d[2], 0, count, b->scratch + count);
+    combine(d[2], d[1], 1, count, b->scratch + 2 * count);
+    combine(d[1], d[3], 1, count, b->scratch + 3 * count);
+    Source s[4];
+    for (int i = 0; i < 4; i++) {
+        s[i] = (Source){.plane = plane, .pairs = op->pairs, .taps = 3};
+        for (int t = 0; t < 3; t++) s[i].places[t] = b->scratch + i * count + PAD + t - 1;
+    }
+    ptrdiff_t each = 3 * (ptrdiff_t)op->pairs * op->block;
+    for (int k = 0; k < blocks_of(op); k++) {
+        rows_of_block(op->block)(s, op->weight + k * each, blocks_of(op) * each,
+                                 op->bias + k * op->block, f, plane, width);
+        for (int i = 0; i < 2; i++) next_block(&f[i], op->block, plane);
+    }
 }
 
 /* ---- rows on demand ---- */
@@ -360,16 +496,21 @@ static void used(Band *b, int map, int row) {
         b->kept[map] = b->newest[map] - row + 1;
 }
 
+static int smaller(int a, int b) { return a < b ? a : b; }
+
 static void make_next(Band *b, int number) {
     const HalfOp *op = &b->ops[number];
-    int row = b->next[number]++, first, last;
-    needs(b, op, row, &first, &last);
+    int row = b->next[number], end = smaller(row + op->rows, rows_of(b, op->output));
+    int first, last, ignored;
+    b->next[number] = row + op->rows;
+    needs(b, op, row, &first, &ignored);
+    needs(b, op, end - 1, &ignored, &last);
     make_until(b, op->input, last);
-    if (op->mul >= 0) make_until(b, op->mul, row);
-    if (op->add >= 0) make_until(b, op->add, row);
-    if (row > b->newest[op->output]) b->newest[op->output] = row;
+    if (op->mul >= 0) make_until(b, op->mul, end - 1);
+    if (op->add >= 0) make_until(b, op->add, end - 1);
+    if (end > b->newest[op->output]) b->newest[op->output] = end - 1;
     if (!b->dry) {
-        make_row(b, op, row);
+        (op->rows == 2 ? make_two_rows : op->enlarge > 1 ? make_enlarged_row : make_row)(b, op, row);
         return;
     }
     used(b, op->input, first);
@@ -384,22 +525,32 @@ static void make_until(Band *b, int map, int row) {
     }
 }
 
+static void ask(Band *b, int map, int first, int last) {
+    if (map < 0) return;
+    if (first < b->least[map]) b->least[map] = first;
+    if (last > b->most[map]) b->most[map] = last;
+}
+
 /* Rows from ``first`` to before ``last`` of the last op's result. */
 static void make_band(Band *b, int first, int last) {
-    int least[MOST_MAPS], end = b->ops[b->count - 1].output;
+    int end = b->ops[b->count - 1].output;
     for (int m = 0; m < b->map_count; m++) {
-        least[m] = rows_of(b, m);
-        b->newest[m] = -1;
+        b->least[m] = rows_of(b, m);
+        b->most[m] = b->newest[m] = -1;
     }
-    least[end] = first;
+    ask(b, end, first, last - 1);
     for (int i = b->count - 1; i >= 0; i--) {
         const HalfOp *op = &b->ops[i];
-        int from, to;
-        b->next[i] = least[op->output];
-        needs(b, op, least[op->output], &from, &to);
-        if (from < least[op->input]) least[op->input] = from;
-        if (op->mul >= 0 && b->next[i] < least[op->mul]) least[op->mul] = b->next[i];
-        if (op->add >= 0 && b->next[i] < least[op->add]) least[op->add] = b->next[i];
+        int from = b->least[op->output] / op->rows * op->rows, to = b->most[op->output];
+        if (to < 0) continue; /* nobody asks for it */
+        to = smaller(to / op->rows * op->rows + op->rows, rows_of(b, op->output)) - 1;
+        b->next[i] = from;
+        ask(b, op->mul, from, to);
+        ask(b, op->add, from, to);
+        int above, below, ignored;
+        needs(b, op, from, &above, &ignored);
+        needs(b, op, to, &ignored, &below);
+        ask(b, op->input, above, below);
     }
     make_until(b, end, last - 1);
 }
@@ -416,9 +567,10 @@ static Pair *make_rings(Band *b) {
     }
     for (int i = 0; i < b->count; i++) {
         const HalfOp *op = &b->ops[i];
-        size_t outputs = (size_t)((op->outputs + op->block - 1) / op->block * op->block / 2);
-        size_t some = outputs * (size_t)(plane_of(columns_of(b, op->input)) * op->enlarge);
-        if (op->enlarge > 1 && some > scratch) scratch = some;
+        size_t plane = (size_t)plane_of(columns_of(b, op->input)), planes = 0;
+        if (op->rows == 2) planes = (size_t)op->pairs * 4;
+        if (op->enlarge > 1) planes = (size_t)(blocks_of(op) * op->block / 2 * op->enlarge);
+        if (planes * plane > scratch) scratch = planes * plane;
     }
     void *memory = NULL;
     if (posix_memalign(&memory, 64, sizeof(Pair) * (total + zeros + scratch + SPARE))) return NULL;
@@ -435,9 +587,10 @@ static Pair *make_rings(Band *b) {
     return rows;
 }
 
-/* The first of ``height`` rows that is in a band. */
+/* The first of ``height`` rows that is in a band: an even one, since some are made by twos. */
 static int start(int band, int bands, int height) {
-    return (int)((int64_t)height * band / bands);
+    int first = (int)((int64_t)height * band / bands);
+    return band == bands ? height : first / 2 * 2;
 }
 
 /* A program for one image of height x width; not 0 if there is no memory for it. */
@@ -488,9 +641,12 @@ void sruplift_half_pack(const float *x, ptrdiff_t channel, ptrdiff_t row, ptrdif
     sruplift_half_clear(map, (int32_t)pairs, height, width);
     for (ptrdiff_t p = 0; p < pairs * height; p++) {
         const float *even = x + p % pairs * 2 * channel + p / pairs * row;
-        int both = p % pairs * 2 + 1 < channels;
+        const float *odd = p % pairs * 2 + 1 < channels ? even + channel : NULL;
         Pair *y = map + p * plane + PAD;
-        for (int i = 0; i < width; i++)
-            y[i] = half_of(even[i * step]) | (both ? half_of(even[channel + i * step]) << 16 : 0);
+        int i = 0;
+        for (; step == 1 && odd && i + LANES <= width; i += LANES)
+            *(uloose *)(y + i) = pair_of(load(even + i), load(odd + i));
+        for (; i < width; i++)
+            y[i] = half_of(even[i * step]) | (odd ? half_of(odd[i * step]) << 16 : 0);
     }
 }

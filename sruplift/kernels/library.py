@@ -111,11 +111,11 @@ class HalfOp(ctypes.Structure):
         ("input", ctypes.c_int32),
         ("first_input", ctypes.c_int32),
         ("pairs", ctypes.c_int32),
-        ("next_input", ctypes.c_int32),
         ("output", ctypes.c_int32),
         ("first_output", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
         ("block", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
         ("enlarge", ctypes.c_int32),
         ("reach", ctypes.c_int32),
         ("taps", ctypes.c_void_p),
@@ -156,12 +156,12 @@ class Kernels:
         """Where the functions are."""
         try:
             library = ctypes.CDLL(str(self.path))
-            library.sruplift_half_pairs.restype = ctypes.c_int64
             fits = all(library[name]() == ctypes.sizeof(each) for name, each in STRUCTURES.items())
         except (OSError, AttributeError) as error:
             raise CompilerError(f"compiled kernels cannot be loaded: {error}") from error
         if not fits:
             raise CompilerError(f"the compiled kernels are of another version: {self.path}")
+        library.sruplift_half_pairs.restype = ctypes.c_int64
         return library
 
     @functools.cached_property

@@ -125,14 +125,12 @@ def _attentions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
 def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
     some = _random()
     sizes = itertools.product(((1, 1), (3, 1), (3, 2), (3, 3)), (3, 20), (3, 6, 8, 20, 24))
-    kinds = [(*size, inputs, outputs, 1) for size, inputs, outputs in sizes]
-    kinds += [(size, 1, 5, 5, 5) for size in (3, 5)]
-    for size, enlarge, inputs, outputs, groups in kinds:
-        # Whole numbers over a power of two: bf16 holds them, and sums of nine of them.
-        weight = (8 * some(outputs, inputs // groups, size, size)).round() / 64
-        x, bias = some(inputs, 7, 37).bfloat16().float(), some(outputs)
+    for (size, enlarge), inputs, outputs in sizes:
+        # Whole numbers over a power of two: bf16 holds them, and sums of some of them.
+        weight = (8 * some(outputs, inputs, size, size)).round() / 64
+        x, bias = (16 * some(inputs, 7, 37)).round() / 16, some(outputs)
         wide = F.interpolate(x[None], scale_factor=enlarge, mode="nearest")
-        plain = F.conv2d(wide, weight, bias, padding=size // 2, groups=groups)[0]
+        plain = F.conv2d(wide, weight, bias, padding=size // 2)[0]
         mul, add = (some(*plain.shape).bfloat16().float() for _ in range(2))
         for sigmoid, slope, others in ((0, 0.2, False), (1, 1.0, True), (2, 0.0, True)):
             if others and enlarge > 1:
@@ -141,7 +139,7 @@ def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             source = program.room(inputs)
             by, plus = (program.room(outputs, enlarge) if others else None for _ in range(2))
             end = program.convolve(
-                source, weight, bias, enlarge=enlarge, depthwise=groups > 1,
+                source, weight, bias, enlarge=enlarge,
                 sigmoid=sigmoid, mul=by, add=plus, slope=slope,
             )  # fmt: skip
             result = torch.zeros_like(plain)

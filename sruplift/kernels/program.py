@@ -6,10 +6,11 @@ import ctypes
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sruplift.kernels.library import HalfMap, HalfOp, Kernels
@@ -53,10 +54,10 @@ class Part:
     first: int
     pairs: int
 
-    def halves(self) -> tuple[Part, Part]:
-        """Its first and its last channels."""
-        half = self.pairs // 2
-        return Part(self.map, self.first, half), Part(self.map, self.first + half, half)
+    def part(self, number: int, count: int) -> Part:
+        """One of ``count`` parts of its channels."""
+        pairs = self.pairs // count
+        return Part(self.map, self.first + number * pairs, pairs)
 
 
 class Program:
@@ -89,7 +90,6 @@ class Program:
         bias: Tensor | None = None,
         *,
         enlarge: int = 1,
-        depthwise: bool = False,
         sigmoid: int = 0,
         mul: Part | None = None,
         add: Part | None = None,
@@ -101,10 +101,9 @@ class Program:
 
         Args:
             x: what it reads.
-            weight: (O, I, k, k), k 1, 3 or 5; if depthwise (O, 1, k, k).
+            weight: (O, I, k, k), k 1 or 3.
             bias: (O,) or None.
             enlarge: how many times the map is enlarged before, by nearest neighbour: 1, 2, 3.
-            depthwise: whether output channel n is made of input channel n alone.
             sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product
                 with ``mul``, then the sum with ``add``, both maps as large as the result.
             share: a plane; then of each pixel's sum so much is the result's and the rest ``add``'s.
@@ -114,14 +113,13 @@ class Program:
         Raises:
             ValueError: what does not fit together.
         """
-        outputs, kernel = weight.shape[0], weight.shape[-1]
+        outputs, inputs, kernel, _ = weight.shape
         scale = self._maps[x.map][1] * enlarge
         out = out or self.room(outputs, scale)
-        inputs = outputs if depthwise else weight.shape[1]
         others = [part for part in (out, mul, add) if part is not None]
         if (
-            kernel not in (1, 3, 5)
-            or (enlarge > 1 and (depthwise or mul or add))
+            kernel not in (1, 3)
+            or (enlarge > 1 and (mul or add))
             or enlarge not in (1, 2, 3)
             or x.pairs != pairs_of(inputs)
             or (share is not None and (add is None or self._maps[share.map] != (0, scale)))
@@ -130,18 +128,21 @@ class Program:
         ):
             raise ValueError("a convolution of maps that do not fit it")
         self.__dict__.pop("_calls", None)
-        block = 2 if depthwise else block_of(outputs)
-        self._held.append(pack(weight, bias, block, enlarge, depthwise=depthwise))
+        block = block_of(outputs)
+        # Fewer outputs would not repay what the filtering takes.
+        by_twos = kernel == 3 and enlarge == 1 and block >= 8
+        parts = _filtered(weight) if by_twos else _places(weight, enlarge)
+        self._held.append(_pack(parts, outputs, bias, block))
         self._operations.append(
             {
                 "input": x.map,
                 "first_input": x.first,
-                "pairs": 1 if depthwise else x.pairs,
-                "next_input": int(depthwise),
+                "pairs": x.pairs,
                 "output": out.map,
                 "first_output": out.first,
                 "outputs": outputs,
                 "block": block,
+                "rows": 2 if by_twos else 1,
                 "enlarge": enlarge,
                 "reach": kernel // 2,
                 "sigmoid": sigmoid,
@@ -220,35 +221,47 @@ def block_of(outputs: int) -> int:
     return next(block for block in BLOCKS if 2 * pairs_of(outputs) % block == 0)
 
 
-def pack(
-    weight: Tensor, bias: Tensor | None, block: int, enlarge: int = 1, *, depthwise: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The taps, the weight in bf16 and the bias of ``weight`` (O, I, k, k) as half.c takes them.
+# What a tap's (row, column) is multiplied with, (O, I).
+Cells = dict[tuple[int, int], Tensor]
 
-    Of an enlarged map a kernel's taps that fall on the same small pixel are added up, for each
-    place in what that pixel becomes.
+
+def _places(weight: Tensor, enlarge: int) -> Iterator[Cells]:
+    """For each place in an enlarged pixel: taps that fall on the same small pixel are one."""
+    reach = weight.shape[-1] // 2
+    for row, column in itertools.product(range(enlarge), repeat=2):
+        cells: Cells = {}
+        for i, j in itertools.product(range(weight.shape[-1]), repeat=2):
+            place = (row + i - reach) // enlarge, (column + j - reach) // enlarge
+            cells[place] = cells.get(place, 0) + weight[:, :, i, j]
+        yield cells
+
+
+def _filtered(weight: Tensor) -> Iterator[Cells]:
+    """For each of the four rows that two rows of a result are made of: Winograd's F(2, 3).
+
+    Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016;
+    here along columns only, since rows lie as they are needed.
     """
-    weight = weight.detach().to("cpu", torch.float32)
-    outputs, inputs, kernel, _ = weight.shape
-    blocks, pairs = 2 * pairs_of(outputs) // block, pairs_of(inputs)
-    padded = weight.new_zeros(blocks * block, 2 * pairs, kernel, kernel)
-    padded[:outputs, :inputs] = weight
-    if depthwise:  # of a pair of channels, the second output sees the second one
-        padded[1::2] = padded[1::2].roll(1, dims=1)
+    first, middle, last = weight.float().unbind(2)
+    ends = first + last
+    for row in (first, (ends + middle) / 2, (ends - middle) / 2, last):
+        yield {(0, j - 1): row[:, :, j] for j in range(3)}
+
+
+def _pack(
+    parts: Iterable[Cells], outputs: int, bias: Tensor | None, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The taps, the weight in bf16 and the bias as half.c takes them, outputs in whole blocks."""
     taps: list[int] = []
-    parts: list[Tensor] = []
-    for row in range(enlarge):
-        for column in range(enlarge):
-            cells: dict[tuple[int, int], Tensor] = {}
-            for i, j in itertools.product(range(kernel), repeat=2):
-                tall, wide = row + i - kernel // 2, column + j - kernel // 2
-                place = tall // enlarge, wide // enlarge
-                cells[place] = cells.get(place, 0) + padded[:, :, i, j]
-            taps += [len(cells), *(step for place in cells for step in place)]
-            # (taps, blocks, block, pairs, 2) -> (blocks, taps, pairs, block, 2)
-            each = torch.stack(list(cells.values())).reshape(-1, blocks, block, pairs, 2)
-            parts.append(each.permute(1, 0, 3, 2, 4).bfloat16().flatten())
-    biases = weight.new_zeros(blocks * block)
+    weights: list[Tensor] = []
+    for cells in parts:
+        taps += [len(cells), *(step for place in cells for step in place)]
+        each = torch.stack(list(cells.values())).detach().to("cpu", torch.float32)
+        each = F.pad(each, (0, each.shape[2] % 2, 0, -each.shape[1] % block))
+        # (taps, blocks, block, pairs, 2) -> (blocks, taps, pairs, block, 2)
+        each = each.reshape(len(cells), -1, block, each.shape[2] // 2, 2)
+        weights.append(each.permute(1, 0, 3, 2, 4).bfloat16().flatten())
+    biases = torch.zeros(outputs + -outputs % block, dtype=torch.float32, device="cpu")
     if bias is not None:
         biases[:outputs] = bias.detach()
-    return torch.tensor(taps, dtype=torch.int32, device="cpu"), torch.cat(parts), biases
+    return torch.tensor(taps, dtype=torch.int32, device="cpu"), torch.cat(weights), biases
