@@ -28,6 +28,7 @@ from sruplift.engine import cpu_computes_bf16
 from sruplift.errors import CompilerError, SrupliftError
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
+from sruplift.fuse.half import has_programs, in_half
 from sruplift.heap import keep_freed_memory
 from sruplift.kernels import load_kernels
 from sruplift.models import MODELS, create_model
@@ -76,8 +77,10 @@ def variants(model: nn.Module, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
     except CompilerError as error:
         print(f"without kernels: {error}")
         return every
-    compiled = with_kernels(fused(model), kernels)
-    return {**every, "fp32 kernels": run(compiled, lr_last, False)}
+    every["fp32 kernels"] = run(with_kernels(fused(model), kernels), lr_last, False)
+    if has_programs(quick) and kernels.in_half:
+        every["bf16 kernels"] = run(in_half(fused(model), kernels), lr_last, True)
+    return every
 
 
 def measure(calls: dict[str, Callable[[], Tensor]], turns: int) -> dict[str, list[float]]:

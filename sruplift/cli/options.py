@@ -27,8 +27,8 @@ Compile = Annotated[
     str,
     typer.Option(
         "--compile",
-        help="auto: our kernels on CPUs in fp32, by the C compiler that is here, and PyTorch's"
-        " compiler for long jobs on a GPU; on, off.",
+        help="auto: our kernels on CPUs, by the C compiler that is here, and PyTorch's compiler for"
+        " long jobs on a GPU; on, off.",
     ),
 ]
 Backend = Annotated[
