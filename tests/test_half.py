@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from sruplift import engine
 from sruplift.engine import Engine
 from sruplift.fuse import fused
-from sruplift.fuse.half import HalfNetwork, has_programs, in_half
+from sruplift.fuse.half import has_programs, in_half
+from sruplift.fuse.half_network import HalfNetwork
 from sruplift.kernels import Kernels
 from sruplift.models.layers import Frame, SuperResolver
 
-EVERY = [(name, scale) for name in ("pan", "a2n") for scale in (2, 3, 4)]
+EVERY = [(name, scale) for name in ("pan", "a2n", "hpinet-s") for scale in (2, 3, 4)]
 
 
 @pytest.fixture(autouse=True)

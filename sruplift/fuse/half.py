@@ -1,170 +1,25 @@
-"""The rewritten networks in bf16 with programs of our own (``kernels.Program``)."""
+"""The rewritten networks in bf16 with programs of our own (``kernels``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sruplift.fuse.a2n import FusedA2N, FusedAttentionInAttention
-from sruplift.fuse.pan import FusedPAN, FusedSCPA
-from sruplift.fuse.rewrites import members
-from sruplift.kernels import Kernels, PairMap, Part, Program
-from sruplift.models.layers import Frame, SuperResolver, UpsamplingStage, bilinear
-from sruplift.models.pan import SCPA
+from sruplift.fuse.a2n import FusedA2N
+from sruplift.fuse.half_hpinet import HalfHPINet
+from sruplift.fuse.half_network import HalfNetwork
+from sruplift.fuse.half_trunk import half_a2n, half_pan
+from sruplift.fuse.hpinet import FusedHPINet
+from sruplift.fuse.pan import FusedPAN
+from sruplift.kernels import Kernels
 
-# Of PAN and A2N.
-SLOPE = 0.2
-
-
-class HalfNetwork(SuperResolver):
-    """What computes in bf16 if it is asked to, by autocast, and else as ``fused`` does."""
-
-    def __init__(self, fused: SuperResolver, kernels: Kernels) -> None:
-        super().__init__()
-        self.fused, self.kernels = fused, kernels
-        self.scale, self.needs = fused.scale, fused.needs
-
-    def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
-        if lr.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return self.fused(lr, frame)
-        with torch.autocast("cpu", enabled=False):
-            return self.in_half(lr.float(), frame)
-
-    def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
-        """``enlarge`` in bf16."""
-        raise NotImplementedError
-
-
-def upsample(program: Program, x: Part, stage: UpsamplingStage) -> Part:
-    """``UpsamplingStage``, of PAN and A2N."""
-    gate, refine = stage.attention.gate, stage.refine
-    x = program.convolve(x, stage.conv.weight, stage.conv.bias, enlarge=stage.scale)
-    x = program.convolve(x, gate.weight, gate.bias, sigmoid=1, mul=x, slope=SLOPE)
-    return program.convolve(x, refine.weight, refine.bias, slope=SLOPE)
-
-
-class HalfBlock:
-    """One of a trunk's blocks, with programs of its own."""
-
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
-        """Write its result for ``x``, of (height, width) ``size``."""
-        raise NotImplementedError
-
-
-class HalfTrunk(HalfNetwork):
-    """PAN and A2N: a head, blocks, and an end with the tail."""
-
-    def __init__(
-        self,
-        fused: FusedPAN | FusedA2N,
-        kernels: Kernels,
-        blocks: Sequence[HalfBlock],
-        window: int | None = None,
-    ) -> None:
-        super().__init__(fused, kernels)
-        self.blocks, self.window = blocks, window
-        stages, last = fused.tail.made_of
-        self.features = fused.head.out_channels
-        self.head = Program(kernels)
-        self.image = self.head.room(3)
-        self.shallow = self.head.convolve(self.image, fused.head.weight, fused.head.bias)
-        self.tail = Program(kernels)
-        self.deep, self.skip = self.tail.room(self.features), self.tail.room(self.features)
-        end = fused.trunk_end
-        x = self.tail.convolve(self.deep, end.weight, end.bias, add=self.skip)
-        for stage in members(stages, UpsamplingStage):
-            x = upsample(self.tail, x, stage)
-        self.result = self.tail.convolve(x, last.weight, last.bias)
-
-    def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
-        """``enlarge`` in bf16."""
-        result = bilinear(lr.contiguous(), self.scale)
-        for image, base in zip(lr, result, strict=True):
-            self._add(image, base)
-        return result
-
-    def _add(self, image: Tensor, base: Tensor) -> None:
-        """Add what is missing in ``base``, (3, H * scale, W * scale), to it."""
-        size = (image.shape[-2], image.shape[-1])
-        shallow, *rooms = (PairMap(self.kernels, self.features, *size) for _ in range(3))
-        self.head.run(size, {self.image: PairMap.of(self.kernels, image), self.shallow: shallow})
-        x = shallow
-        for number, block in enumerate(self.blocks):
-            block.run(size, x, rooms[number % 2], self.window)
-            x = rooms[number % 2]
-        self.tail.run(size, {self.deep: x, self.skip: shallow, self.result: base})
-
-
-class HalfSCPA(HalfBlock):
-    """``SCPA`` of PAN."""
-
-    def __init__(self, block: SCPA, kernels: Kernels) -> None:
-        self.program = program = Program(kernels)
-        attention, features = block.attention, block.fuse.out_channels
-        self.x, both = program.room(features), program.room(features)
-        reduce = torch.cat([block.reduce_plain.weight, block.reduce_attention.weight])
-        reduced = program.convolve(self.x, reduce, slope=SLOPE)
-        plain, attended = reduced.part(0, 2), reduced.part(1, 2)
-        program.convolve(plain, block.plain.weight, slope=SLOPE, out=both.part(0, 2))
-        gate = program.convolve(attended, attention.gate.weight, attention.gate.bias, sigmoid=1)
-        gated = program.convolve(attended, attention.features.weight, mul=gate)
-        program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.part(1, 2))
-        self.result = program.convolve(both, block.fuse.weight, add=self.x)
-
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
-        """Write the block's result for ``x``; nothing is pooled."""
-        self.program.run(size, {self.x: x, self.result: result})
-
-
-class HalfAttentionInAttention(HalfBlock):
-    """``AttentionInAttention`` of A2N: a program until what is pooled, and one from there."""
-
-    def __init__(self, fused: FusedAttentionInAttention, kernels: Kernels) -> None:
-        features, branch = fused.first.out_channels, fused.attention
-        self.kernels, self.weights = kernels, fused.weights
-        reduce = fused.weights.reduce
-        assert isinstance(reduce, nn.Conv2d)
-        self.features, self.pooled = features, reduce.out_channels
-        self.first, self.second = Program(kernels), Program(kernels)
-        self.x = self.first.room(features)
-        self.z = self.first.convolve(self.x, fused.first.weight, slope=SLOPE)
-        self.reduced = self.first.convolve(self.z, reduce.weight)
-        program = self.second
-        z, self.skip, self.share = program.room(features), program.room(features), program.plane()
-        look = program.convolve(z, branch.look.weight, slope=SLOPE)
-        gate = program.convolve(look, branch.gate.weight, branch.gate.bias, sigmoid=1)
-        gated = program.convolve(z, branch.features.weight, mul=gate)
-        plain = program.convolve(z, fused.non_attention.weight)
-        mixed = program.convolve(
-            gated, branch.project.weight, add=plain, share=self.share, slope=SLOPE
-        )
-        self.again = z
-        self.result = program.convolve(mixed, fused.last.weight, add=self.skip)
-
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
-        """Write the block's result for ``x``."""
-        z = PairMap(self.kernels, self.features, *size)
-        reduced = torch.zeros(self.pooled, *size, dtype=torch.float32, device="cpu")
-        self.first.run(size, {self.x: x, self.z: z, self.reduced: reduced})
-        share = self.weights.share(reduced[None], window)[0].expand(1, *size).contiguous()
-        maps = {self.again: z, self.skip: x, self.result: result}
-        self.second.run(size, {**maps, self.share: share})
-
-
-def _pan(fused: FusedPAN, kernels: Kernels) -> HalfTrunk:
-    blocks = members(fused.blocks, FusedSCPA)
-    return HalfTrunk(fused, kernels, [HalfSCPA(block.block, kernels) for block in blocks])
-
-
-def _a2n(fused: FusedA2N, kernels: Kernels) -> HalfTrunk:
-    blocks = members(fused.blocks, FusedAttentionInAttention)
-    made = [HalfAttentionInAttention(block, kernels) for block in blocks]
-    return HalfTrunk(fused, kernels, made, fused.window)
-
-
-_IN_HALF: dict[type[nn.Module], Callable[..., HalfNetwork]] = {FusedPAN: _pan, FusedA2N: _a2n}
+_IN_HALF: dict[type[nn.Module], Callable[..., HalfNetwork]] = {
+    FusedPAN: half_pan,
+    FusedA2N: half_a2n,
+    FusedHPINet: HalfHPINet,
+}
 
 
 def has_programs(network: nn.Module) -> bool:

@@ -135,6 +135,8 @@ class FusedHPINet(SuperResolver):
         widen = zip(members(net.upsample, nn.Conv2d), self.factors, strict=True)
         self.widen = nn.Sequential(*(for_spread(conv, factor) for conv, factor in widen))
         self.last = in_blocks(net.last, self.factors[-1])
+        # For ``fuse.half``; in a tuple, so that it is no part of the network.
+        self.made_of = (net.last,)
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         x = self.head(lr)

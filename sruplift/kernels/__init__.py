@@ -18,6 +18,7 @@ from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps
 from sruplift.kernels.gradient import TrainingKernels
 from sruplift.kernels.library import Kernels
 from sruplift.kernels.loading import load_kernels
+from sruplift.kernels.patches import PatchLayers, join
 from sruplift.kernels.program import PairMap, Part, Program
 
 __all__ = [
@@ -25,11 +26,13 @@ __all__ = [
     "Kernels",
     "PairMap",
     "Part",
+    "PatchLayers",
     "Program",
     "TrainingKernels",
     "attend",
     "convolution_of",
     "empty_maps",
+    "join",
     "load_kernels",
     "suits",
 ]

@@ -5,30 +5,14 @@
  * for as long as it is, so that they stay in its cache.
  */
 
-#include "lanes.h"
-
-#if defined(__AVX512BF16__) && LANES == 16
-#include <immintrin.h>
-#define HALF 1
-#else
-#define HALF 0
-#endif
+#include "half.h"
 
 /* Whether the processor multiplies bf16 by itself. */
 int32_t sruplift_half(void) { return HALF; }
 
-/* Pixels of zeros before and behind each row of a channel pair. */
-#define PAD 16
 #define MOST_MAPS 24
-#define MOST_TAPS 9
-/* Pairs behind the last row that vectors may read. */
-#define SPARE (8 * LANES)
 /* Rows of a band, about; what neighbours share is made twice. */
 #define BAND 45
-
-typedef uint32_t Pair; /* bf16 of an even channel, and above it that of the next one */
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t uloose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* Mirrored by HalfMap in kernels/library.py. A row holds a plane for each two channels. */
 typedef struct {
@@ -49,8 +33,8 @@ typedef struct {
     int32_t reach; /* how many enlarged rows it sees above and below a pixel */
     const int32_t *taps; /* of each place in an enlarged pixel: how many, then (row, column) each */
     const Pair *weight; /* of each such place, or each of four rows, (blocks, taps, pairs, block) */
-    const float *bias; /* of all blocks */
-    int32_t sigmoid; /* 2 is that of a ReLU */
+    const float *bias; /* of each place in an enlarged pixel, of all blocks */
+    int32_t activation; /* 1 a sigmoid, 2 that of a ReLU */
     int32_t mul, first_mul, add, first_add; /* maps, or -1, and their first pairs */
     int32_t share; /* an image of one channel, or -1: how much of the sum with ``add`` is not that */
     float slope; /* of a leaky ReLU */
@@ -58,65 +42,6 @@ typedef struct {
 
 int32_t sruplift_half_op_size(void) { return (int32_t)sizeof(HalfOp); }
 int32_t sruplift_half_map_size(void) { return (int32_t)sizeof(HalfMap); }
-
-/* An odd number of cache lines, so that planes do not fall on each other's place in the cache. */
-static ptrdiff_t plane_of(int width) {
-    ptrdiff_t lines = (2 * PAD + width + 15) / 16;
-    return 16 * (lines | 1);
-}
-
-
-static void clear_ends(Pair *planes, ptrdiff_t count, int width) {
-    ptrdiff_t plane = plane_of(width), end = PAD + width;
-    for (ptrdiff_t p = 0; p < count; p++, planes += plane) {
-        memset(planes, 0, sizeof(Pair) * PAD);
-        memset(planes + end, 0, sizeof(Pair) * (size_t)(plane - end));
-    }
-}
-
-static inline uvec load_pairs(const Pair *p) { return *(const uloose *)p; }
-
-/* sums + a's even value * b's even one + their odd ones' product. */
-static inline vec dot(vec sums, uvec a, uvec b) {
-#if HALF
-    return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
-#else
-    sums += (vec)(a << 16) * (vec)(b << 16);
-    return sums + (vec)(a & 0xffff0000u) * (vec)(b & 0xffff0000u);
-#endif
-}
-
-static inline uvec rounded(vec x) {
-    uvec bits = (uvec)x;
-    return bits + 0x7fffu + ((bits >> 16) & 1u);
-}
-
-static inline uvec pair_of(vec even, vec odd) {
-#if HALF
-    static const int16_t turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
-    return (uvec)_mm512_permutexvar_epi16(_mm512_loadu_si512(turns), both);
-#else
-    return (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u);
-#endif
-}
-
-static inline uint32_t half_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-}
-
-/* 1 / x of finite numbers. */
-static inline vec inverse(vec x) {
-#if HALF
-    vec y = (vec)_mm512_rcp14_ps((__m512)x);
-    return y * (2.0f - x * y);
-#else
-    return 1.0f / x;
-#endif
-}
 
 typedef struct {
     const HalfOp *ops;
@@ -143,167 +68,6 @@ static Pair *row_at(const Band *b, int map, int row) {
 
 static Pair *place_of(const Band *b, int map, int first, int row, ptrdiff_t plane) {
     return map < 0 ? NULL : row_at(b, map, row) + first * plane + PAD;
-}
-
-typedef struct {
-    const Pair *places[MOST_TAPS]; /* where a tap reads for the first pixel */
-    ptrdiff_t plane;
-    int taps, pairs;
-} Source;
-
-/* Sums of BLOCK outputs for VECTORS * LANES pixels. */
-#define SUMS(NAME, BLOCK, VECTORS)                                                                \
-    static inline void NAME(const Source *s, int column, const Pair *w, const float *bias,        \
-                            vec result[BLOCK][VECTORS]) {                                         \
-        vec sums[BLOCK][VECTORS];                                                                 \
-        EVERY for (int o = 0; o < BLOCK; o++) {                                                   \
-            EVERY for (int v = 0; v < VECTORS; v++) sums[o][v] = all(bias[o]);                    \
-        }                                                                                         \
-        for (int t = 0; t < s->taps; t++) {                                                       \
-            const Pair *x = s->places[t] + column;                                                \
-            for (int c = 0; c < s->pairs; c++, x += s->plane, w += BLOCK) {                       \
-                uvec d[VECTORS];                                                                  \
-                EVERY for (int v = 0; v < VECTORS; v++) d[v] = load_pairs(x + v * LANES);         \
-                EVERY for (int o = 0; o < BLOCK; o++) {                                           \
-                    uvec one = w[o] - (uvec){0};                                                  \
-                    EVERY for (int v = 0; v < VECTORS; v++)                                       \
-                        sums[o][v] = dot(sums[o][v], d[v], one);                                  \
-                }                                                                                 \
-            }                                                                                     \
-        }                                                                                         \
-        EVERY for (int o = 0; o < BLOCK; o++) {                                                   \
-            EVERY for (int v = 0; v < VECTORS; v++) result[o][v] = sums[o][v];                    \
-        }                                                                                         \
-    }
-
-typedef struct {
-    int nothing; /* the row is not wanted */
-    const Pair *mul, *add;
-    const float *share;
-    Pair *y;
-    float *image; /* instead of y, a row of its first channel */
-    ptrdiff_t channel; /* floats from a channel to the next one */
-    int channels; /* how many the image has from there on */
-    int step; /* floats from a pixel to the next one */
-    int sigmoid;
-    float slope;
-} Finish;
-
-/* 1 / (1 + exp(-x)), to a millionth, of what is no number none. */
-static inline vec logistic(vec x) {
-    vec t = x * -1.44269504f;
-    t = larger(all(-126.0f), t);
-    t = -larger(all(-126.0f), -t);
-    vec n = t + 12582912.0f; /* its last bits are the nearest whole number */
-    vec power = (vec)((ivec)n << 23);
-    vec r = t - (n - 12582912.0f);
-    /* 2 to the r, its Taylor series */
-    vec p = all(1.33335581e-3f);
-    p = p * r + 9.61812911e-3f;
-    p = p * r + 5.55041087e-2f;
-    p = p * r + 2.40226507e-1f;
-    p = p * r + 6.93147181e-1f;
-    p = p * r + 1.0f;
-    return inverse(1.0f + (vec)((ivec)p + (ivec)power));
-}
-
-static inline vec gate(vec x, int sigmoid) {
-    if (sigmoid > 1) x = larger((vec){0}, x);
-    return sigmoid ? logistic(x) : x;
-}
-
-static inline vec low(uvec pairs) { return (vec)(pairs << 16); }
-static inline vec high(uvec pairs) { return (vec)(pairs & 0xffff0000u); }
-
-static inline vec sloped(vec x, float slope) {
-    ivec is = x > 0;
-    return (vec)(((ivec)x & is) | ((ivec)(x * slope) & ~is));
-}
-
-static inline vec load_some(const float *x, int count) {
-    float some[LANES] = {0};
-    return count >= LANES ? load(x) : load(memcpy(some, x, sizeof(float) * (size_t)count));
-}
-
-static inline void add_some(float *y, int step, vec x, int count) {
-    if (count >= LANES && step == 1) store(y, load(y) + x);
-    else
-        for (int i = 0; i < count && i < LANES; i++) y[i * step] += x[i];
-}
-
-/* What follows the sums of two channels, for LANES pixels of which ``count`` are in the row. */
-static inline void finish(const Finish *f, int output, ptrdiff_t plane, int column, int count,
-                          vec even, vec odd) {
-    ptrdiff_t at = output / 2 * plane + column;
-    even = gate(even, f->sigmoid);
-    odd = gate(odd, f->sigmoid);
-    if (f->mul) {
-        uvec by = load_pairs(f->mul + at);
-        even *= low(by);
-        odd *= high(by);
-    }
-    if (f->add) {
-        uvec plus = load_pairs(f->add + at);
-        if (f->share) {
-            vec share = load_some(f->share + column, count);
-            even = (even - low(plus)) * share;
-            odd = (odd - high(plus)) * share;
-        }
-        even += low(plus);
-        odd += high(plus);
-    }
-    if (f->slope != 1.0f) {
-        even = sloped(even, f->slope);
-        odd = sloped(odd, f->slope);
-    }
-    if (f->image) {
-        float *y = f->image + output * f->channel + column * f->step;
-        if (output < f->channels) add_some(y, f->step, even, count);
-        if (output + 1 < f->channels) add_some(y + f->channel, f->step, odd, count);
-        return;
-    }
-    uvec pairs = pair_of(even, odd);
-    if (count < LANES) {
-        for (int i = count; i < LANES; i++) pairs[i] = 0;
-    }
-    *(uloose *)(f->y + at) = pairs;
-}
-
-/* What follows the sums of a block for VECTORS * LANES pixels from ``column`` on. */
-#define FINISH(BLOCK, VECTORS, f, sums)                                                           \
-    for (int v = 0; v < VECTORS && column + v * LANES < width; v++) {                              \
-        int at = column + v * LANES;                                                              \
-        for (int o = 0; o < BLOCK; o += 2)                                                        \
-            finish(f, o, plane, at, width - at, sums[o][v], sums[o + 1][v]);                      \
-    }
-
-#define ROW(NAME, SUM, BLOCK, VECTORS)                                                            \
-    SUMS(SUM, BLOCK, VECTORS)                                                                     \
-    static void NAME(const Source *s, const Pair *w, const float *bias, const Finish *f,          \
-                     ptrdiff_t plane, int width) {                                                \
-        for (int column = 0; column < width; column += VECTORS * LANES) {                         \
-            vec sums[BLOCK][VECTORS];                                                             \
-            SUM(s, column, w, bias, sums);                                                        \
-            FINISH(BLOCK, VECTORS, f, sums)                                                       \
-        }                                                                                         \
-    }
-ROW(row12, sums12, 12, 2)
-ROW(row10, sums10, 10, 2)
-ROW(row8, sums8, 8, 3)
-ROW(row4, sums4, 4, 6)
-ROW(row2, sums2, 2, 8)
-
-typedef void RowOf(const Source *s, const Pair *w, const float *bias, const Finish *f,
-                   ptrdiff_t plane, int width);
-
-static RowOf *row_of(int block) {
-    switch (block) {
-    case 12: return row12;
-    case 10: return row10;
-    case 8: return row8;
-    case 4: return row4;
-    default: return row2;
-    }
 }
 
 /* Two rows at once, of four sources; their weights are ``next`` pairs apart. */
@@ -377,7 +141,7 @@ static int blocks_of(const HalfOp *op) { return (op->outputs + op->block - 1) / 
 /* What follows an op's sums for a row, but for where its first block of outputs goes. */
 static Finish finish_of(const Band *b, const HalfOp *op, int row, ptrdiff_t plane) {
     const HalfMap *out = &b->maps[op->output];
-    Finish f = {.sigmoid = op->sigmoid, .slope = op->slope, .step = op->enlarge};
+    Finish f = {.activation = op->activation, .slope = op->slope, .step = op->enlarge};
     int held = out->data || out->image;
     f.nothing = row >= rows_of(b, op->output) ||
                 (held && (row < b->least[op->output] || row > b->most[op->output]));
@@ -393,16 +157,6 @@ static Finish finish_of(const Band *b, const HalfOp *op, int row, ptrdiff_t plan
         f.y = place_of(b, op->output, op->first_output, row, plane);
     }
     return f;
-}
-
-/* The same for the next block of outputs. */
-static void next_block(Finish *f, int block, ptrdiff_t plane) {
-    ptrdiff_t further = block / 2 * plane;
-    if (f->mul) f->mul += further;
-    if (f->add) f->add += further;
-    if (f->y) f->y += further;
-    if (f->image) f->image += block * f->channel;
-    f->channels -= block;
 }
 
 static void make_row(const Band *b, const HalfOp *op, int row) {
@@ -442,7 +196,8 @@ static void make_enlarged_row(const Band *b, const HalfOp *op, int row) {
                               taps[2 * t + 1];
             const Pair *w = weight;
             for (int k = 0; k < blocks; k++) {
-                row_of(op->block)(&s, w, op->bias + k * op->block, &f, in_plane, width);
+                const float *bias = op->bias + (place * blocks + k) * op->block;
+                row_of(op->block)(&s, w, bias, &f, in_plane, width);
                 w += (ptrdiff_t)s.taps * s.pairs * op->block;
                 next_block(&f, op->block, in_plane);
             }

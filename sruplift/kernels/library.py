@@ -121,13 +121,53 @@ class HalfOp(ctypes.Structure):
         ("taps", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        ("sigmoid", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
         ("mul", ctypes.c_int32),
         ("first_mul", ctypes.c_int32),
         ("add", ctypes.c_int32),
         ("first_add", ctypes.c_int32),
         ("share", ctypes.c_int32),
         ("slope", ctypes.c_float),
+    )
+
+
+class PatchesCall(ctypes.Structure):
+    """``Patches`` in patches.c; ``layers``: of each step query, key, value, widen and narrow."""
+
+    _fields_ = (
+        ("map", ctypes.c_void_p),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("width_of_query", ctypes.c_int32),
+        ("hidden", ctypes.c_int32),
+        ("side", ctypes.c_int32),
+        ("down", ctypes.c_int32),
+        ("across", ctypes.c_int32),
+        ("tops", ctypes.c_void_p),
+        ("lefts", ctypes.c_void_p),
+        ("partners", ctypes.c_void_p),
+        ("result", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p * 30),
+    )
+
+
+class JoinCall(ctypes.Structure):
+    """``Join`` in patches.c."""
+
+    _fields_ = (
+        ("patches", ctypes.c_void_p),
+        ("channels", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("side", ctypes.c_int32),
+        ("down", ctypes.c_int32),
+        ("across", ctypes.c_int32),
+        ("tops", ctypes.c_void_p),
+        ("lefts", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("map", ctypes.c_void_p),
     )
 
 
@@ -138,6 +178,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "sruplift_attention_size": AttentionCall,
     "sruplift_half_map_size": HalfMap,
     "sruplift_half_op_size": HalfOp,
+    "sruplift_join_size": JoinCall,
+    "sruplift_patches_size": PatchesCall,
 }
 
 

@@ -17,6 +17,7 @@ from sruplift.kernels.compiler import build
 from sruplift.kernels.convolution import Convolution, channels_last
 from sruplift.kernels.gradient import weight_gradient
 from sruplift.kernels.library import Kernels
+from sruplift.kernels.patches import PatchLayers, join
 from sruplift.kernels.program import PairMap, Program
 
 SOURCES = Path(__file__).parent
@@ -43,7 +44,7 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs)
+        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs, _patches)
         for result, expected in (pair for kind in kinds for pair in kind(kernels)):
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
@@ -147,6 +148,33 @@ def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             program.run((7, 37), {source: PairMap.of(kernels, x), end: result, **maps})
             expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
             yield result, F.leaky_relu(expected * mul + add if others else expected, slope)
+
+
+def _patches(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    """A thousandth of them, since maps between their layers are rounded to three digits."""
+    some, side, channels, query, hidden = _random(), 8, 6, 4, 10
+    shapes = ((query, channels),) * 2 + ((channels,) * 2, (hidden, channels), (channels, hidden))
+    steps = [[(some(*shape) / 4, some(shape[0]) / 4) for shape in shapes] for _ in range(3)]
+    x, partners = some(channels, side, side + 3).bfloat16().float(), torch.tensor([1, 0])
+    layers = PatchLayers(kernels, side, steps)
+    made = layers.run(PairMap.of(kernels, x), [0], [0, 3], lambda _: partners)
+    y = torch.stack([x[..., :side], x[..., 3:]]).flatten(2).mT
+    for number, (asks, keys, values, widen, narrow) in enumerate(steps):
+        own = F.layer_norm(y, y.shape[-1:])
+        seen = own if number else y[partners]
+        weights = (F.linear(own, *asks) @ F.linear(seen, *keys).mT).softmax(-1)
+        y = y + weights @ F.linear(seen, *values)
+        y = y + F.linear(F.gelu(F.linear(F.layer_norm(y, y.shape[-1:]), *widen)), *narrow)
+    yield made / 1000, y.mT / 1000
+    joined = join(kernels, made, ([0], [0, 3]), (torch.ones(side), torch.ones(side + 3)))
+    program = Program(kernels)
+    source = program.room(channels)
+    end = program.convolve(source, torch.eye(channels)[:, :, None, None])
+    result = torch.zeros_like(x)
+    program.run((side, side + 3), {source: joined, end: result})
+    first, second = made.view(2, channels, side, side)
+    expected = F.pad(first, (0, 3)) + F.pad(second, (3, 0))
+    yield result / 1000, expected / 1000
 
 
 class _random:  # noqa: N801 - is called like a function

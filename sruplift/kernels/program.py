@@ -90,6 +90,7 @@ class Program:
         bias: Tensor | None = None,
         *,
         enlarge: int = 1,
+        shuffle: int = 1,
         sigmoid: int = 0,
         mul: Part | None = None,
         add: Part | None = None,
@@ -104,6 +105,8 @@ class Program:
             weight: (O, I, k, k), k 1 or 3.
             bias: (O,) or None.
             enlarge: how many times the map is enlarged before, by nearest neighbour: 1, 2, 3.
+            shuffle: how many pixels along each side outputs become, in the order (row, column,
+                channel): 1, 2, 3. Only without ``enlarge``.
             sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product
                 with ``mul``, then the sum with ``add``, both maps as large as the result.
             share: a plane; then of each pixel's sum so much is the result's and the rest ``add``'s.
@@ -113,14 +116,15 @@ class Program:
         Raises:
             ValueError: what does not fit together.
         """
-        outputs, inputs, kernel, _ = weight.shape
-        scale = self._maps[x.map][1] * enlarge
+        larger, (_, inputs, kernel, _) = enlarge * shuffle, weight.shape
+        outputs, scale = weight.shape[0] // shuffle**2, self._maps[x.map][1] * larger
         out = out or self.room(outputs, scale)
         others = [part for part in (out, mul, add) if part is not None]
         if (
             kernel not in (1, 3)
-            or (enlarge > 1 and (mul or add))
-            or enlarge not in (1, 2, 3)
+            or (larger > 1 and (mul or add))
+            or larger not in (1, 2, 3)
+            or weight.shape[0] != outputs * shuffle**2
             or x.pairs != pairs_of(inputs)
             or (share is not None and (add is None or self._maps[share.map] != (0, scale)))
             or any(self._maps[part.map][1] != scale for part in others)
@@ -130,9 +134,16 @@ class Program:
         self.__dict__.pop("_calls", None)
         block = block_of(outputs)
         # Fewer outputs would not repay what the filtering takes.
-        by_twos = kernel == 3 and enlarge == 1 and block >= 8
-        parts = _filtered(weight) if by_twos else _places(weight, enlarge)
-        self._held.append(_pack(parts, outputs, bias, block))
+        by_twos = kernel == 3 and larger == 1 and block >= 8
+        parts: Iterable[Cells]
+        if shuffle > 1:
+            parts = map(_taps, weight.reshape(-1, outputs, *weight.shape[1:]))
+        else:
+            parts = _filtered(weight) if by_twos else _places(weight, enlarge)
+        biases = torch.zeros(outputs * larger**2, dtype=torch.float32, device="cpu")
+        if bias is not None:
+            biases = bias.detach().repeat(enlarge**2)
+        self._held.append(pack(parts, biases.view(-1, outputs), block))
         self._operations.append(
             {
                 "input": x.map,
@@ -143,9 +154,9 @@ class Program:
                 "outputs": outputs,
                 "block": block,
                 "rows": 2 if by_twos else 1,
-                "enlarge": enlarge,
-                "reach": kernel // 2,
-                "sigmoid": sigmoid,
+                "enlarge": larger,
+                "reach": kernel // 2 * shuffle,
+                "activation": sigmoid,
                 "mul": -1 if mul is None else mul.map,
                 "first_mul": 0 if mul is None else mul.first,
                 "add": -1 if add is None else add.map,
@@ -225,14 +236,20 @@ def block_of(outputs: int) -> int:
 Cells = dict[tuple[int, int], Tensor]
 
 
+def _taps(weight: Tensor) -> Cells:
+    """Of a kernel (O, I, k, k)."""
+    reach = weight.shape[-1] // 2
+    places = itertools.product(range(weight.shape[-1]), repeat=2)
+    return {(i - reach, j - reach): weight[:, :, i, j] for i, j in places}
+
+
 def _places(weight: Tensor, enlarge: int) -> Iterator[Cells]:
     """For each place in an enlarged pixel: taps that fall on the same small pixel are one."""
-    reach = weight.shape[-1] // 2
     for row, column in itertools.product(range(enlarge), repeat=2):
         cells: Cells = {}
-        for i, j in itertools.product(range(weight.shape[-1]), repeat=2):
-            place = (row + i - reach) // enlarge, (column + j - reach) // enlarge
-            cells[place] = cells.get(place, 0) + weight[:, :, i, j]
+        for (i, j), tap in _taps(weight).items():
+            place = (row + i) // enlarge, (column + j) // enlarge
+            cells[place] = cells.get(place, 0) + tap
         yield cells
 
 
@@ -248,10 +265,11 @@ def _filtered(weight: Tensor) -> Iterator[Cells]:
         yield {(0, j - 1): row[:, :, j] for j in range(3)}
 
 
-def _pack(
-    parts: Iterable[Cells], outputs: int, bias: Tensor | None, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The taps, the weight in bf16 and the bias as half.c takes them, outputs in whole blocks."""
+def pack(parts: Iterable[Cells], bias: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The taps, the weight in bf16 and the bias as half.c takes them, outputs in whole blocks.
+
+    ``bias`` is (1 or as many as there are parts, O).
+    """
     taps: list[int] = []
     weights: list[Tensor] = []
     for cells in parts:
@@ -261,7 +279,5 @@ def _pack(
         # (taps, blocks, block, pairs, 2) -> (blocks, taps, pairs, block, 2)
         each = each.reshape(len(cells), -1, block, each.shape[2] // 2, 2)
         weights.append(each.permute(1, 0, 3, 2, 4).bfloat16().flatten())
-    biases = torch.zeros(outputs + -outputs % block, dtype=torch.float32, device="cpu")
-    if bias is not None:
-        biases[:outputs] = bias.detach()
+    biases = F.pad(bias.to("cpu", torch.float32), (0, -bias.shape[1] % block)).flatten()
     return torch.tensor(taps, dtype=torch.int32, device="cpu"), torch.cat(weights), biases

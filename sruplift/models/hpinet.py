@@ -138,14 +138,18 @@ class Matching(nn.Module):
         self.norm = LayerNorm(num_features)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        means = self.norm(tokens.mean(2)).float()
-        likeness = means @ means.mT * means.shape[-1] ** -0.5
-        likeness = likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
+        likeness = self.likeness(tokens.mean(2))
         if self.training:
             choice = F.gumbel_softmax(likeness, tau=1, hard=True).to(tokens.dtype)
             return (choice @ tokens.flatten(2)).view_as(tokens)
         partner = likeness.argmax(-1)
         return tokens.gather(1, partner[:, :, None, None].expand_as(tokens))
+
+    def likeness(self, means: Tensor) -> Tensor:
+        """Of each patch with each, (B, patches, patches), by their means (B, patches, features)."""
+        means = self.norm(means).float()
+        likeness = means @ means.mT * means.shape[-1] ** -0.5
+        return likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
 
 
 class PixelIntegration(nn.Module):

@@ -1,0 +1,138 @@
+"""Attention and layers of patches in bf16: ``patches.c`` called from PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sruplift.kernels.library import JoinCall, Kernels, PatchesCall
+from sruplift.kernels.program import PairMap, block_of, pack
+
+STEPS = 3
+# A patch has whole vectors of pixels, however wide those are.
+LARGEST_VECTOR = 16
+
+# A layer's weight (O, I) and bias (O,).
+Layer = tuple[Tensor, Tensor | None]
+
+
+class PatchLayers:
+    """What HPINet does with its patches, three times: attention, and two layers for each pixel.
+
+    Args:
+        kernels: from ``load_kernels``.
+        side: of a patch, pixels; a multiple of four.
+        steps: query, key, value, widen and narrow of each. All but the first step's key and value
+            read the pixels' features less their mean, over their standard deviation; those read the
+            partner's as they are. Queries have the softmax's scale in them. GELU follows widen.
+
+    Raises:
+        ValueError: another side, or layers that do not fit each other.
+    """
+
+    def __init__(self, kernels: Kernels, side: int, steps: Sequence[Sequence[Layer]]) -> None:
+        if side**2 % LARGEST_VECTOR:
+            raise ValueError(f"patches of {side}x{side} pixels are no whole vectors")
+        self.kernels, self.side = kernels, side
+        (query, _), _, _, (widen, _), (narrow, _) = steps[0]
+        self.channels, self.query, self.hidden = narrow.shape[0], query.shape[0], widen.shape[0]
+        wide = (self.channels, self.channels)
+        shapes = [(self.query, self.channels)] * 2 + [wide, widen.shape, widen.shape[::-1]]
+        if [[tuple(weight.shape) for weight, _ in step] for step in steps] != [
+            [tuple(shape) for shape in shapes]
+        ] * STEPS:
+            raise ValueError("layers that do not fit each other")
+        self._held = [_packed(*layer) for layer in itertools.chain.from_iterable(steps)]
+
+    def run(
+        self,
+        x: PairMap,
+        tops: Sequence[int],
+        lefts: Sequence[int],
+        match: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """The patches (patches, C, side * side) of ``x``, row by row, in float32.
+
+        Args:
+            x: C channels.
+            tops: where rows of patches begin.
+            lefts: where columns of patches begin.
+            match: gives of the patches' means (patches, C) the number of each one's partner.
+
+        Raises:
+            ValueError: a patch is not in the map, or there is no such partner.
+            MemoryError: there is not enough of it.
+        """
+        library, threads = self.kernels.library, torch.get_num_threads()
+        places = _whole(tops), _whole(lefts)
+        if x.channels != self.channels or not (
+            _within(places[0], x.height - self.side) and _within(places[1], x.width - self.side)
+        ):
+            raise ValueError("patches that are not in the map")
+        count = len(tops) * len(lefts)
+        held = [tensor.data_ptr() for pair in self._held for tensor in pair]
+        call = PatchesCall(
+            x.data.data_ptr(), x.height, x.width, self.channels, self.query, self.hidden,
+            self.side, len(tops), len(lefts), *(each.data_ptr() for each in places), None, None,
+            (ctypes.c_void_p * len(held))(*held),
+        )  # fmt: skip
+        means = torch.empty(count, self.channels, dtype=torch.float32, device="cpu")
+        library.sruplift_patch_means(ctypes.byref(call), ctypes.c_void_p(means.data_ptr()), threads)
+        partners = match(means).to("cpu", torch.int32).contiguous()
+        if partners.shape != (count,) or not _within(partners, count - 1):
+            raise ValueError("partners that are no patches")
+        result = torch.empty(count, self.channels, self.side**2, dtype=torch.float32, device="cpu")
+        call.partners, call.result = partners.data_ptr(), result.data_ptr()
+        if library.sruplift_patches(ctypes.byref(call), threads):
+            raise MemoryError("not enough memory for patches")
+        return result
+
+
+def join(
+    kernels: Kernels,
+    patches: Tensor,
+    places: tuple[Sequence[int], Sequence[int]],
+    weights: tuple[Tensor, Tensor],
+) -> PairMap:
+    """The map that ``patches`` (patches, C, side * side) are of, where they overlap their sum.
+
+    Args:
+        kernels: from ``load_kernels``.
+        patches: from ``PatchLayers``.
+        places: where rows and columns of patches begin.
+        weights: (H,) and (W,), with whose product a pixel is multiplied.
+
+    Raises:
+        MemoryError: there is not enough of it.
+    """
+    rows, columns = (weight.float().contiguous() for weight in weights)
+    channels, side = patches.shape[1], round(patches.shape[2] ** 0.5)
+    tops, lefts = _whole(places[0]), _whole(places[1])
+    made = PairMap(kernels, channels, len(rows), len(columns))
+    call = JoinCall(
+        patches.data_ptr(), channels, made.height, made.width, side, len(tops), len(lefts),
+        tops.data_ptr(), lefts.data_ptr(), rows.data_ptr(), columns.data_ptr(),
+        made.data.data_ptr(),
+    )  # fmt: skip
+    if kernels.library.sruplift_join(ctypes.byref(call), torch.get_num_threads()):
+        raise MemoryError("not enough memory for patches")
+    return made
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    outputs = weight.shape[0]
+    biases = torch.zeros(outputs, dtype=torch.float32, device="cpu") if bias is None else bias
+    _, weights, biases = pack([{(0, 0): weight}], biases[None].detach(), block_of(outputs))
+    return weights, biases
+
+
+def _whole(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int32, device="cpu")
+
+
+def _within(numbers: Tensor, last: int) -> bool:
+    return bool((numbers >= 0).all()) and bool((numbers <= last).all())
