@@ -1,7 +1,7 @@
 """When ``torch.compile`` takes a network over, and what happens if it cannot.
 
 On CPUs "auto" never compiles a network: the rewritten ones (``sruplift.fuse``) are faster without,
-and in float32 have kernels of their own (``sruplift.kernels``).
+and have kernels of their own (``sruplift.kernels``), some in float32 only.
 On a GPU it begins with the network as it is, and compiles once that has run for as long as a
 compilation takes: so a short job never waits for it, and a long one loses little to the wait.
 """

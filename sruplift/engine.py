@@ -89,9 +89,9 @@ class Engine:
             ``needs`` say, so that tiles agree.
         fuse: whether to run a network of ours as ``fused`` rewrites it, a copy, on CPUs (where it
             was measured).
-        compile_mode: "on", "off" or "auto". A rewritten network in float32 on a CPU then runs with
-            convolutions and attention of our own (``kernels``), which "auto" does where there is
-            a C compiler; for others as in ``Compilation``.
+        compile_mode: "on", "off" or "auto". A rewritten network on a CPU then runs with kernels of
+            our own (``kernels``), all in float32 and some in bf16 where the processor gains by
+            them, which "auto" does where there is a C compiler; for others as in ``Compilation``.
 
     Raises:
         UsageError: an unknown or unavailable device or precision, or a network that is not
@@ -333,13 +333,15 @@ class Engine:
 
 def _with_kernels(model: nn.Module, precision: str, mode: str) -> tuple[nn.Module, Kernels | None]:
     """A rewritten network with kernels of our own, and those, if it gains by them here."""
-    if precision != "fp32" and not (has_programs(model) and cpu_gains_by_programs()):
+    half = precision != "fp32"
+    if half and (mode == "off" or not has_programs(model) or not cpu_gains_by_programs()):
         return model, None
     kernels = find_kernels(mode)
-    if kernels is None or not (precision == "fp32" or kernels.in_half):
+    if kernels is None or (half and not kernels.in_half):
         return model, None
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # as ``fused`` does
-        return (with_kernels if precision == "fp32" else in_half)(model, kernels), kernels
+        made = (in_half if half else with_kernels)(model, kernels)
+    return made, None if half and made is model else kernels
 
 
 def find_kernels(mode: str) -> Kernels | None:
@@ -420,14 +422,7 @@ def cpu_computes_bf16() -> bool:
     """Whether this CPU computes in bf16 and PyTorch lets it; oneDNN alone also emulates, slowly."""
     if not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    flags = ("avx512_bf16", "amx_bf16", "bf16")
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(flag, False) for flag in flags)
-    try:
-        return not set(flags).isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
+    return not _cpu_capabilities().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def cpu_gains_by_programs() -> bool:
@@ -435,11 +430,18 @@ def cpu_gains_by_programs() -> bool:
 
     That has many times a vector's rate, and PyTorch's convolutions use it.
     """
+    found = _cpu_capabilities()
+    return "avx512_bf16" in found and "amx_bf16" not in found
+
+
+def _cpu_capabilities() -> set[str]:
+    """The names of what this CPU can do, among others."""
     if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-    else:
-        capabilities = dict.fromkeys(Path("/proc/cpuinfo").read_text().split(), True)
-    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
+        return {name for name, there in torch.cpu.get_capabilities().items() if there}
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return set()
 
 
 def largest_tile(

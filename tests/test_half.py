@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from sruplift.fuse import fused
 from sruplift.fuse.half import has_programs, in_half
 from sruplift.fuse.half_network import HalfNetwork
 from sruplift.kernels import Kernels
+from sruplift.models import create_model
 from sruplift.models.layers import Frame, SuperResolver
+from sruplift.models.pan import PAN, PANConfig
+from sruplift.weights import load_model
 
 EVERY = [(name, scale) for name in ("pan", "a2n", "hpinet-s") for scale in (2, 3, 4)]
 
@@ -94,6 +98,49 @@ def test_a_copy_is_of_its_own(kernels: Kernels) -> None:
     quick = in_half(fused(make("pan", 2)), kernels)
     image = photo_like(16, 18)[None]
     assert torch.equal(bf16(copy.deepcopy(quick), image), bf16(quick, image))
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_one_pixel_through_the_engine(monkeypatch: pytest.MonkeyPatch, *, ensemble: bool) -> None:
+    """It passes for contiguous in any order of its channels."""
+    monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
+    monkeypatch.setattr(Kernels, "in_half", True)
+    net, image = make("pan", 2), photo_like(1, 1)[None]
+    for lr in (image, image.contiguous(memory_format=torch.channels_last)):
+        made = Engine(net, 2, "cpu", "bf16", compile_mode="auto", self_ensemble=ensemble)
+        expected = Engine(net, 2, "cpu", "fp32", compile_mode="off", self_ensemble=ensemble)
+        torch.testing.assert_close(made.run(lr), expected.run(lr), rtol=0, atol=0.02)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_networks_of_other_sizes_stay_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
+    monkeypatch.setattr(Kernels, "in_half", True)
+    nets = [PAN(PANConfig(2, num_features=42)), create_model("hpinet-l", 2)]
+    for net in nets:
+        made = Engine(net, 2, "cpu", "bf16", compile_mode="auto")
+        assert not made.compiled
+        assert made.run(photo_like(33, 40)[None]).shape == (1, 3, 66, 80)
+
+
+def test_a_processor_without_a_description_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+
+    def missing(_: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert not engine.cpu_gains_by_programs()
+    assert not engine.cpu_computes_bf16()
+
+
+def test_what_wants_a_gradient_stays_with_pytorch(kernels: Kernels) -> None:
+    """Programs have none; the rewritten network says so itself."""
+    with torch.inference_mode(mode=False), torch.autocast("cpu", torch.bfloat16):
+        plain = fused(load_model("pan", 2))
+        quick, lr = in_half(plain, kernels), photo_like(12, 14)[None].requires_grad_()
+        assert torch.equal(quick(lr), plain(lr))
+        assert not torch.equal(quick(lr.detach()), plain(lr.detach()))
 
 
 @pytest.mark.usefixtures("kernels")

@@ -29,9 +29,13 @@ def has_programs(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def in_half(network: nn.Module, kernels: Kernels) -> nn.Module:
-    """A network that ``fused`` made, for calls under autocast to bf16 on the CPU; else the same.
+    """A network that ``fused`` made, for calls under autocast to bf16 on the CPU.
 
-    What is rounded between layers is rounded less often than with PyTorch's convolutions; what the
-    filtering of 3x3 kernels takes the difference of is rounded more.
+    What is rounded between layers is rounded less often than with PyTorch's convolutions; what
+    the filtering of 3x3 kernels takes the difference of is rounded more. A network whose sizes the
+    kernels do not take comes back itself.
     """
-    return _IN_HALF[type(network)](network, kernels)
+    try:
+        return _IN_HALF[type(network)](network, kernels)
+    except ValueError:
+        return network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sruplift.fuse.half_network import HalfNetwork
+from sruplift.fuse.half_network import HalfNetwork, Head
 from sruplift.fuse.hpinet import FusedAttention, FusedHPINet, FusedPixelIntegration
 from sruplift.fuse.rewrites import members
 from sruplift.kernels import Kernels, PairMap, PatchLayers, Program, join
@@ -26,7 +26,7 @@ class HalfPixelIntegration:
         channels, self.program = fused.conv.out_channels, Program(kernels)
         self.patches, self.skip = self.program.room(channels), self.program.room(channels)
         self.result = self.program.convolve(
-            self.patches, fused.conv.weight, fused.conv.bias, add=self.skip
+            self.patches, fused.conv.weight, fused.conv.bias, add=self.skip, exact=True
         )
 
     def run(self, x: PairMap, frame: Frame) -> PairMap:
@@ -53,9 +53,7 @@ class HalfHPINet(HalfNetwork):
 
     def __init__(self, fused: FusedHPINet, kernels: Kernels) -> None:
         super().__init__(fused, kernels)
-        self.channels, self.head = fused.head.out_channels, Program(kernels)
-        self.image = self.head.room(3)
-        self.shallow = self.head.convolve(self.image, fused.head.weight, fused.head.bias)
+        self.channels, self.head = fused.head.out_channels, Head(fused.head, kernels)
         blocks = members(fused.blocks, FusedPixelIntegration)
         self.blocks = [HalfPixelIntegration(block, kernels) for block in blocks]
         self.tail, (last,) = Program(kernels), fused.made_of
@@ -69,10 +67,11 @@ class HalfHPINet(HalfNetwork):
     def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
         """``enlarge`` in bf16."""
         size = (lr.shape[-2], lr.shape[-1])
-        result = bilinear(lr.contiguous(), self.scale)
+        # Twice, since an image of one pixel passes for contiguous in any order.
+        result = bilinear(lr.contiguous(), self.scale).contiguous()
         for image, base in zip(lr, result, strict=True):
             x = PairMap(self.kernels, self.channels, *size)
-            self.head.run(size, {self.image: PairMap.of(self.kernels, image), self.shallow: x})
+            self.head.run(image, x)
             for block in self.blocks:
                 x = block.run(x, frame)
             self.tail.run(size, {self.deep: x, self.result: base})

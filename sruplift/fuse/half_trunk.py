@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.fuse.a2n import FusedA2N, FusedAttentionInAttention
-from sruplift.fuse.half_network import HalfNetwork
+from sruplift.fuse.half_network import HalfNetwork, Head
 from sruplift.fuse.pan import FusedPAN, FusedSCPA
 from sruplift.fuse.rewrites import members
 from sruplift.kernels import Kernels, PairMap, Part, Program
@@ -49,9 +49,7 @@ class HalfTrunk(HalfNetwork):
         self.blocks, self.window = blocks, window
         stages, last = fused.tail.made_of
         self.features = fused.head.out_channels
-        self.head = Program(kernels)
-        self.image = self.head.room(3)
-        self.shallow = self.head.convolve(self.image, fused.head.weight, fused.head.bias)
+        self.head = Head(fused.head, kernels)
         self.tail = Program(kernels)
         self.deep, self.skip = self.tail.room(self.features), self.tail.room(self.features)
         end = fused.trunk_end
@@ -62,7 +60,8 @@ class HalfTrunk(HalfNetwork):
 
     def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
         """``enlarge`` in bf16."""
-        result = bilinear(lr.contiguous(), self.scale)
+        # Twice, since an image of one pixel passes for contiguous in any order.
+        result = bilinear(lr.contiguous(), self.scale).contiguous()
         for image, base in zip(lr, result, strict=True):
             self._add(image, base)
         return result
@@ -71,7 +70,7 @@ class HalfTrunk(HalfNetwork):
         """Add what is missing in ``base``, (3, H * scale, W * scale), to it."""
         size = (image.shape[-2], image.shape[-1])
         shallow, *rooms = (PairMap(self.kernels, self.features, *size) for _ in range(3))
-        self.head.run(size, {self.image: PairMap.of(self.kernels, image), self.shallow: shallow})
+        self.head.run(image, shallow)
         x = shallow
         for number, block in enumerate(self.blocks):
             block.run(size, x, rooms[number % 2], self.window)

@@ -10,6 +10,7 @@
 /* Whether the processor multiplies bf16 by itself. */
 int32_t sruplift_half(void) { return HALF; }
 
+/* Maps, and ops, of a program; MOST in kernels/program.py. */
 #define MOST_MAPS 24
 /* Rows of a band, about; what neighbours share is made twice. */
 #define BAND 45
@@ -19,7 +20,7 @@ typedef struct {
     int32_t pairs; /* how many planes */
     int32_t scale; /* how many times larger it is than the program's height and width */
     Pair *data; /* its first row; NULL: each thread keeps what rows it needs */
-    float *image; /* instead: channels of float32, to which a result is added */
+    float *image; /* instead: channels of float32, to which a result is added, or a share's plane */
     ptrdiff_t image_row, image_channel; /* in floats, from one to the next */
 } HalfMap;
 

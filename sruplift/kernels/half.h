@@ -18,8 +18,8 @@
 /* Pixels of zeros before and behind each row of a channel pair. */
 #define PAD 16
 #define MOST_TAPS 9
-/* Pairs behind the last row that vectors may read. */
-#define SPARE (8 * LANES)
+/* Pairs behind the last row that vectors may read, of whatever width those are. */
+#define SPARE 128
 
 typedef uint32_t Pair; /* bf16 of an even channel, and above it that of the next one */
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
@@ -53,8 +53,8 @@ static inline vec dot(vec sums, uvec a, uvec b) {
 }
 
 static inline uvec rounded(vec x) {
-    uvec bits = (uvec)x;
-    return bits + 0x7fffu + ((bits >> 16) & 1u);
+    uvec bits = (uvec)x, is = (uvec)((bits & 0x7fffffffu) > 0x7f800000u); /* no number */
+    return ((bits + 0x7fffu + ((bits >> 16) & 1u)) & ~is) | ((bits | 0x400000u) & is);
 }
 
 static inline uvec pair_of(vec even, vec odd) {
@@ -71,6 +71,7 @@ static inline uvec pair_of(vec even, vec odd) {
 static inline uint32_t half_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
+    if (x != x) return (bits | 0x400000u) >> 16;
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
@@ -126,7 +127,7 @@ typedef struct {
     int step; /* floats from a pixel to the next one */
     int activation; /* 1 a sigmoid, 2 that of a ReLU, 3 GELU */
     float slope;
-    const float *less; /* instead an exponential, of each pixel's sums less this */
+    const float *less; /* nothing but an exponential of each pixel's sums less this, into y */
     float *total; /* to which those are added */
     const float *times; /* what each pixel is multiplied by */
 } Finish;
@@ -165,10 +166,11 @@ static inline vec gelu(vec x) {
     return x * (vec)(((ivec)(1.0f - beyond) & is) | ((ivec)beyond & ~is));
 }
 
+/* By Finish.activation, not 0. */
 static inline vec activated(vec x, int activation) {
     if (activation == 3) return gelu(x);
     if (activation > 1) x = larger((vec){0}, x);
-    return activation ? logistic(x) : x;
+    return logistic(x);
 }
 
 static inline vec low(uvec pairs) { return (vec)(pairs << 16); }
@@ -197,8 +199,12 @@ static inline void finish(const Finish *f, int output, ptrdiff_t plane, int colu
     if (f->less) {
         even = power_of_two((even - load(f->less + column)) * LOG2E);
         odd = power_of_two((odd - load(f->less + column)) * LOG2E);
-        store(f->total + column, load(f->total + column) + even + odd);
-    } else {
+        uvec held = pair_of(even, odd); /* or what is rounded up or down alike would not cancel out */
+        store(f->total + column, load(f->total + column) + low(held) + high(held));
+        *(uloose *)(f->y + at) = held;
+        return;
+    }
+    if (f->activation) {
         even = activated(even, f->activation);
         odd = activated(odd, f->activation);
     }

@@ -44,7 +44,7 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs, _patches)
+        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs, _chains, _patches)
         for result, expected in (pair for kind in kinds for pair in kind(kernels)):
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
@@ -148,6 +148,28 @@ def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
             program.run((7, 37), {source: PairMap.of(kernels, x), end: result, **maps})
             expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
             yield result, F.leaky_relu(expected * mul + add if others else expected, slope)
+
+
+def _chains(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two layers and what one is mixed with, through maps that are not whole in memory."""
+    some = _random()
+    for enlarge in (1, 2, 3):
+        size = (50, 20)  # more rows than are kept
+        x = (8 * some(4, *size)).round() / 8
+        weights = [(4 * some(8, count, 3, 3)).round().clamp(-8, 8) / 16 for count in (4, 8)]
+        large = tuple(side * enlarge for side in size)
+        share, wide = some(1, *large).sigmoid(), F.interpolate(x[None], scale_factor=float(enlarge))
+        program = Program(kernels)
+        source, how_much = program.room(4), program.plane(enlarge)
+        first = program.convolve(source, weights[0], enlarge=enlarge)
+        second = program.convolve(first, weights[1], add=first, share=how_much, slope=0.2)
+        end = program.convolve(second, torch.eye(8)[:, :, None, None])
+        result = some(8, *large) * 0
+        program.run(size, {source: PairMap.of(kernels, x), how_much: share, end: result})
+        before = F.conv2d(wide, weights[0], padding=1)[0]
+        after = F.conv2d(before[None], weights[1], padding=1)[0]
+        expected = F.leaky_relu(torch.lerp(before, after, share), 0.2)
+        yield result / 1000, expected / 1000
 
 
 def _patches(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,6 +17,8 @@ from sruplift.kernels.library import HalfMap, HalfOp, Kernels
 
 # Outputs that are computed together: those for which half.c has a loop, best first.
 BLOCKS = (12, 10, 8, 4, 2)
+# Maps, and convolutions, that half.c has room for in a program.
+MOST = 24
 
 
 class PairMap:
@@ -32,7 +34,7 @@ class PairMap:
     @classmethod
     def of(cls, kernels: Kernels, maps: Tensor) -> PairMap:
         """``maps`` (C, H, W), rounded to bf16."""
-        maps = maps.float()
+        maps = maps.to("cpu", torch.float32)
         made = cls(kernels, *maps.shape)
         steps = (ctypes.c_ssize_t(step) for step in maps.stride())
         kernels.library.sruplift_half_pack(
@@ -55,8 +57,14 @@ class Part:
     pairs: int
 
     def part(self, number: int, count: int) -> Part:
-        """One of ``count`` parts of its channels."""
+        """One of ``count`` parts of its channels.
+
+        Raises:
+            ValueError: there is no such part, or it would end amid a pair.
+        """
         pairs = self.pairs // count
+        if not 0 <= number < count or pairs * count != self.pairs:
+            raise ValueError(f"part {number} of {count} of {self.pairs} pairs of channels")
         return Part(self.map, self.first + number * pairs, pairs)
 
 
@@ -70,18 +78,28 @@ class Program:
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         self._maps: list[tuple[int, int]] = []  # pairs and scale
+        self._read: set[int] = set()
+        self._written: list[Part] = []
         self._operations: list[dict[str, Any]] = []
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def room(self, channels: int, scale: int = 1) -> Part:
-        """A new map, ``scale`` times larger than what the program is run for."""
-        self._maps.append((pairs_of(channels), scale))
-        return Part(len(self._maps) - 1, 0, pairs_of(channels))
+        """A new map, ``scale`` times larger than what the program is run for.
+
+        Raises:
+            ValueError: there are too many.
+        """
+        return self._new(pairs_of(channels), scale)
 
     def plane(self, scale: int = 1) -> Part:
         """A new map of one channel in float32, which ``run`` is given as a tensor (1, H, W)."""
-        self._maps.append((0, scale))
-        return Part(len(self._maps) - 1, 0, 0)
+        return self._new(0, scale)
+
+    def _new(self, pairs: int, scale: int) -> Part:
+        if len(self._maps) == MOST:
+            raise ValueError(f"a program has at most {MOST} maps")
+        self._maps.append((pairs, scale))
+        return Part(len(self._maps) - 1, 0, pairs)
 
     def convolve(
         self,
@@ -96,6 +114,7 @@ class Program:
         add: Part | None = None,
         share: Part | None = None,
         slope: float = 1.0,
+        exact: bool = False,
         out: Part | None = None,
     ) -> Part:
         """A convolution of ``x`` with zeros around it, and what follows; what it makes.
@@ -111,17 +130,21 @@ class Program:
                 with ``mul``, then the sum with ``add``, both maps as large as the result.
             share: a plane; then of each pixel's sum so much is the result's and the rest ``add``'s.
             slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
+            exact: whether a 3x3 kernel is multiplied as it is, not by Winograd's filtering, which
+                multiplies less and rounds more.
             out: where to; else a new map.
 
         Raises:
             ValueError: what does not fit together.
         """
-        larger, (_, inputs, kernel, _) = enlarge * shuffle, weight.shape
-        outputs, scale = weight.shape[0] // shuffle**2, self._maps[x.map][1] * larger
-        out = out or self.room(outputs, scale)
-        others = [part for part in (out, mul, add) if part is not None]
+        larger, (_, inputs, kernel, wide) = enlarge * shuffle, weight.shape
+        outputs, others = weight.shape[0] // shuffle**2, [p for p in (out, mul, add) if p]
+        scale = self._maps[x.map][1] * larger if self._holds(x) else 0
         if (
-            kernel not in (1, 3)
+            not all(map(self._holds, (x, *others)))
+            or kernel not in (1, 3)
+            or wide != kernel
+            or sigmoid not in (0, 1, 2)
             or (larger > 1 and (mul or add))
             or larger not in (1, 2, 3)
             or weight.shape[0] != outputs * shuffle**2
@@ -131,10 +154,19 @@ class Program:
             or any(part.pairs != pairs_of(outputs) for part in others)
         ):
             raise ValueError("a convolution of maps that do not fit it")
+        if len(self._operations) == MOST:
+            raise ValueError(f"a program has at most {MOST} convolutions")
+        out = out or self.room(outputs, scale)
+        read = self._read | {part.map for part in (x, mul, add) if part is not None}
+        # Rows are made when they are asked for, with all that is written into them by then.
+        if out.map in read or any(_overlap(out, part) for part in self._written):
+            raise ValueError("a convolution into what is read or written already")
+        self._read = read
+        self._written.append(out)
         self.__dict__.pop("_calls", None)
         block = block_of(outputs)
         # Fewer outputs would not repay what the filtering takes.
-        by_twos = kernel == 3 and larger == 1 and block >= 8
+        by_twos = kernel == 3 and larger == 1 and block >= 8 and not exact
         parts: Iterable[Cells]
         if shuffle > 1:
             parts = map(_taps, weight.reshape(-1, outputs, *weight.shape[1:]))
@@ -172,17 +204,23 @@ class Program:
 
         Args:
             size: (height, width) of maps of scale 1.
-            maps: at least those that no convolution makes, and the result's, which is written to. A
-                tensor (C, H, W) of float32, whose pixels lie side by side, may stand for that one:
-                then the result is added to it.
+            maps: at least those that no convolution makes, and the result's, which is written to;
+                by any part of them. A tensor (C, H, W) of float32 on the CPU, whose pixels lie side
+                by side, may stand for the result's, if one convolution makes it and none reads it:
+                then the result is added to it. For planes there are such tensors only.
 
         Raises:
             ValueError: maps are missing, or of other sizes.
             MemoryError: there is not enough of it.
         """
         height, width = size
+        if not self._operations:
+            raise ValueError("a program without a convolution")
+        end = self._written[-1].map
+        written, given_maps = {part.map for part in self._written}, {part.map for part in maps}
+        if not written | given_maps >= set(range(len(self._maps))) or end not in given_maps:
+            raise ValueError("a program without one of its maps")
         made = [HalfMap(pairs, scale, None, None, 0, 0) for pairs, scale in self._maps]
-        end = self._operations[-1]
         for part, given in maps.items():
             pairs, scale = self._maps[part.map]
             large = (height * scale, width * scale)
@@ -190,23 +228,30 @@ class Program:
                 fits = (pairs_of(given.channels), given.height, given.width) == (pairs, *large)
                 made[part.map].data = given.data.data_ptr()
             else:
-                channels = end["outputs"] if part.map == end["output"] else 1
-                fits = part.map == end["output"] or pairs == 0
-                fits = fits and given.shape == (channels, *large) and given.stride(2) == 1
-                fits = fits and given.dtype == torch.float32
+                # Into an image one convolution writes, the last one; planes are read.
+                alone = sum(other.map == end for other in self._written) == 1
+                is_result = part.map == end and alone and end not in self._read
+                channels = self._operations[-1]["outputs"] if is_result else 1
+                fits = (is_result or pairs == 0) and given.shape == (channels, *large)
+                fits = fits and _is_plain(given)
                 made[part.map].image = given.data_ptr()
                 made[part.map].image_row = given.stride(1)
                 made[part.map].image_channel = given.stride(0)
             if not fits:
                 raise ValueError("maps of other sizes than the program's")
-        written = {operation["output"] for operation in self._operations}
-        if not written | {part.map for part in maps} >= set(range(len(made))):
-            raise ValueError("a program without one of its maps")
+        held = [each.data.data_ptr() for each in maps.values() if isinstance(each, PairMap)]
+        if len(set(held)) < len(held):
+            raise ValueError("the same map given twice")
         if self.kernels.library.sruplift_half_run(
             self._calls, len(self._calls), (HalfMap * len(made))(*made), len(made), height, width,
             torch.get_num_threads(),
         ):  # fmt: skip
             raise MemoryError("not enough memory for a network's rows")
+
+    def _holds(self, part: Part) -> bool:
+        """Whether there is such a part."""
+        pairs = self._maps[part.map][0] if 0 <= part.map < len(self._maps) else 0
+        return 0 <= part.first < part.first + part.pairs <= pairs
 
     @functools.cached_property
     def _calls(self) -> ctypes.Array[HalfOp]:
@@ -222,8 +267,25 @@ class Program:
         return {name: value for name, value in self.__dict__.items() if name != "_calls"}
 
 
+def _overlap(one: Part, other: Part) -> bool:
+    apart = one.first >= other.first + other.pairs or other.first >= one.first + one.pairs
+    return one.map == other.map and not apart
+
+
+def _is_plain(maps: Tensor) -> bool:
+    """Whether half.c can write each of its values by itself."""
+    _, height, width = maps.shape
+    return (
+        maps.device.type == "cpu"
+        and maps.dtype == torch.float32
+        and maps.stride(2) == 1
+        and (height == 1 or maps.stride(1) >= width)
+        and (maps.shape[0] == 1 or maps.stride(0) >= width)
+    )
+
+
 def pairs_of(channels: int) -> int:
-    """How many pairs of channels those are; an odd one has a companion of zeros."""
+    """How many pairs of channels those are. An odd one has a companion that counts for nothing."""
     return (channels + 1) // 2
 
 

@@ -218,6 +218,36 @@ def test_a_result_is_added_to_an_image_in_any_place(kernels: Kernels) -> None:
     assert (large == 0.25).all()
 
 
+@pytest.mark.parametrize("width", [3, 40])
+def test_what_is_no_number_is_none_in_bf16(kernels: Kernels, width: int) -> None:
+    bits = torch.full((2, 4, width), 0x7FFFFFFF, dtype=torch.int32)
+    map_ = PairMap.of(kernels, bits.view(torch.float32))
+    program = Program(kernels)
+    source = program.room(2)
+    end = program.convolve(source, torch.eye(2)[:, :, None, None])
+    result = torch.zeros(2, 4, width)
+    program.run((4, width), {source: map_, end: result})
+    assert result.isnan().all()
+
+
+@pytest.mark.parametrize("shuffle", [2, 3])
+@pytest.mark.parametrize("between", [False, True])
+def test_outputs_become_pixels(kernels: Kernels, shuffle: int, *, between: bool) -> None:
+    """In the order (row, column, channel)."""
+    weight, bias = coarse(shuffle**2 * 6, 4, 3), torch.randn(shuffle**2 * 6)
+    x = held(4, 9, 21)
+    program = Program(kernels)
+    source = program.room(4)
+    end = program.convolve(source, weight, bias, shuffle=shuffle, slope=0.2)
+    if between:
+        end = program.convolve(end, torch.eye(6)[:, :, None, None])
+    result = run(kernels, program, end, (6, 9 * shuffle, 21 * shuffle), {source: x})
+    plain = expected_of(x, weight, bias).view(shuffle, shuffle, 6, 9, 21)
+    expected = plain.permute(2, 3, 0, 4, 1).reshape(6, 9 * shuffle, 21 * shuffle)
+    expected = F.leaky_relu(expected, 0.2)
+    torch.testing.assert_close(result.double(), expected, **(ROUNDED if between else CLOSE))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
 def test_what_is_no_number_stays_in_its_place_and_gates_saturate(
     kernels: Kernels, value: float
@@ -276,16 +306,81 @@ def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
         program.convolve(x, coarse(8, 8, 3), share=program.plane())
     with pytest.raises(ValueError, match=wrong):
         program.convolve(x, coarse(8, 8, 3), add=x, share=program.plane(2))
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3)[..., :1])
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), sigmoid=3)
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(Part(x.map, 2, 4), coarse(8, 8, 3))
+    with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), out=Part(9, 0, 4))
+    with pytest.raises(ValueError, match="part 2 of 2"):
+        x.part(2, 2)
+    with pytest.raises(ValueError, match="part 0 of 3"):
+        x.part(0, 3)
+    with pytest.raises(ValueError, match="without a convolution"):
+        program.run((5, 6), {x: PairMap(kernels, 8, 5, 6)})
+
+
+def test_what_is_read_is_not_written_afterwards(kernels: Kernels) -> None:
+    """Threads would see rows that are not made yet, or made twice."""
+    program = Program(kernels)
+    x, dense = program.room(4), program.room(8)
+    already = "read or written already"
+    with pytest.raises(ValueError, match=already):
+        program.convolve(x, coarse(4, 4, 3), out=x)
+    program.convolve(x, coarse(4, 4, 3), out=dense.part(0, 2))
+    with pytest.raises(ValueError, match=already):
+        program.convolve(x, coarse(8, 4, 3), out=dense)
+    middle = program.convolve(dense.part(0, 2), coarse(4, 4, 3))
+    with pytest.raises(ValueError, match=already):
+        program.convolve(middle, coarse(4, 4, 3), out=dense.part(1, 2))
+    # What was refused is as if it had not been asked for.
+    result = torch.zeros(4, 5, 6)
+    program.run((5, 6), {x: PairMap.of(kernels, held(4, 5, 6)), middle: result})
+    assert result.std() > 0
+
+
+def test_a_program_is_not_endless(kernels: Kernels) -> None:
+    program = Program(kernels)
+    x = program.room(2)
+    for _ in range(23):
+        x = program.convolve(x, coarse(2, 2, 1))
+    with pytest.raises(ValueError, match="at most 24 maps"):
+        program.convolve(x, coarse(2, 2, 1))
+    program = Program(kernels)
+    x, wide = program.room(2), program.room(50)
+    for number in range(24):
+        program.convolve(x, coarse(2, 2, 1), out=wide.part(number, 25))
+    with pytest.raises(ValueError, match="at most 24 convolutions"):
+        program.convolve(x, coarse(2, 2, 1), out=wide.part(24, 25))
+
+
+def test_maps_that_do_not_fit_are_refused(kernels: Kernels) -> None:
     program = Program(kernels)
     x = program.room(8)
     end = program.convolve(x, coarse(8, 8, 3))
     given = PairMap.of(kernels, held(8, 5, 6))
-    with pytest.raises(ValueError, match="without one of its maps"):
+    missing, sizes = "without one of its maps", "other sizes"
+    with pytest.raises(ValueError, match=missing):
         program.run((5, 6), {end: torch.zeros(8, 5, 6)})
-    for result in (torch.zeros(8, 6, 5), torch.zeros(8, 5, 6).double(), torch.zeros(8, 6, 5).mT):
-        with pytest.raises(ValueError, match="other sizes"):
+    with pytest.raises(ValueError, match=missing):
+        program.run((5, 6), {x: given})
+    results = [torch.zeros(8, 6, 5), torch.zeros(8, 5, 6).double(), torch.zeros(8, 6, 5).mT]
+    results += [torch.zeros(8, 1, 6).expand(8, 5, 6), torch.zeros(8, 5, 6, device="meta")]
+    for result in results:
+        with pytest.raises(ValueError, match=sizes):
             program.run((5, 6), {x: given, end: result})
-    with pytest.raises(ValueError, match="other sizes"):
+    with pytest.raises(ValueError, match=sizes):
         program.run((5, 6), {x: torch.zeros(8, 5, 6), end: PairMap(kernels, 8, 5, 6)})
-    with pytest.raises(ValueError, match="other sizes"):
+    with pytest.raises(ValueError, match=sizes):
         program.run((5, 5), {x: given, end: torch.zeros(8, 5, 5)})
+    with pytest.raises(ValueError, match="given twice"):
+        program.run((5, 6), {x: given, end: given})
+    # Two convolutions into an image, and one that another reads.
+    program = Program(kernels)
+    x, both = program.room(8), program.room(8)
+    for number in range(2):
+        program.convolve(x, coarse(4, 8, 3), out=both.part(number, 2))
+    with pytest.raises(ValueError, match=sizes):
+        program.run((5, 6), {x: given, both: torch.zeros(4, 5, 6)})
