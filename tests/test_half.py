@@ -18,12 +18,13 @@ from sruplift.fuse import fused
 from sruplift.fuse.half import has_programs, in_half
 from sruplift.fuse.half_network import HalfNetwork
 from sruplift.kernels import Kernels
-from sruplift.models import create_model
+from sruplift.models.hpinet import HPINet, HPINetConfig
 from sruplift.models.layers import Frame, SuperResolver
 from sruplift.models.pan import PAN, PANConfig
 from sruplift.weights import load_model
 
 EVERY = [(name, scale) for name in ("pan", "a2n", "hpinet-s") for scale in (2, 3, 4)]
+EVERY.append(("hpinet-l", 2))
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +117,8 @@ def test_one_pixel_through_the_engine(monkeypatch: pytest.MonkeyPatch, *, ensemb
 def test_networks_of_other_sizes_stay_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
     monkeypatch.setattr(Kernels, "in_half", True)
-    nets = [PAN(PANConfig(2, num_features=42)), create_model("hpinet-l", 2)]
-    for net in nets:
+    odd = HPINetConfig(2, patch_sizes=(13,))
+    for net in (PAN(PANConfig(2, num_features=42)), HPINet(odd)):
         made = Engine(net, 2, "cpu", "bf16", compile_mode="auto")
         assert not made.compiled
         assert made.run(photo_like(33, 40)[None]).shape == (1, 3, 66, 80)

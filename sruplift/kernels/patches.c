@@ -1,5 +1,6 @@
 /* HPINet's patches in bf16 on CPUs: attention and the layers for each pixel, all of a patch in a
  * core's cache. A patch's pixels are in lanes; keys and values take the place of a layer's weights.
+ * What lanes beyond the last pixel hold goes nowhere.
  */
 
 #include "half.h"
@@ -176,10 +177,10 @@ static void attend(const Patches *a, const Scratch *s, const float *none) {
     float longest = 0, some[LANES];
     for (int i = 0; i < s->pixels; i += LANES) {
         store(some, squared_length(s->key + i, s->plane, pairs));
-        for (int k = 0; k < LANES; k++) longest = some[k] > longest ? some[k] : longest;
+        for (int k = 0; k < LANES && i + k < s->pixels; k++)
+            longest = some[k] > longest ? some[k] : longest;
     }
     /* No product of a query and a key is larger than the product of their lengths. */
-    for (int i = 0; i < s->pixels; i++) s->less[i] = longest;
     for (int i = 0; i < s->pixels; i += LANES) {
         store(some, squared_length(s->query + i, s->plane, pairs) * longest);
         for (int k = 0; k < LANES; k++) s->less[i + k] = __builtin_sqrtf(some[k]);

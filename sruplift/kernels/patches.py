@@ -13,8 +13,6 @@ from sruplift.kernels.library import JoinCall, Kernels, PatchesCall
 from sruplift.kernels.program import PairMap, block_of, pack
 
 STEPS = 3
-# A patch has whole vectors of pixels, however wide those are.
-LARGEST_VECTOR = 16
 
 # A layer's weight (O, I) and bias (O,).
 Layer = tuple[Tensor, Tensor | None]
@@ -25,7 +23,7 @@ class PatchLayers:
 
     Args:
         kernels: from ``load_kernels``.
-        side: of a patch, pixels; a multiple of four.
+        side: of a patch, pixels; an even number.
         steps: query, key, value, widen and narrow of each. All but the first step's key and value
             read the pixels' features less their mean, over their standard deviation; those read the
             partner's as they are. Queries have the softmax's scale in them. GELU follows widen.
@@ -35,8 +33,8 @@ class PatchLayers:
     """
 
     def __init__(self, kernels: Kernels, side: int, steps: Sequence[Sequence[Layer]]) -> None:
-        if side**2 % LARGEST_VECTOR:
-            raise ValueError(f"patches of {side}x{side} pixels are no whole vectors")
+        if side % 2:
+            raise ValueError(f"patches of {side}x{side} pixels are no pairs of pixels")
         self.kernels, self.side = kernels, side
         (query, _), _, _, (widen, _), (narrow, _) = steps[0]
         self.channels, self.query, self.hidden = narrow.shape[0], query.shape[0], widen.shape[0]

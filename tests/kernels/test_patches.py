@@ -73,9 +73,12 @@ def cut(x: Tensor, tops: list[int], lefts: list[int], side: int) -> Tensor:
 @pytest.mark.parametrize(
     ("side", "channels", "query", "hidden"),
     [
+        (2, 20, 6, 10),
         (4, 8, 6, 10),
+        (6, 8, 6, 10),
         (8, 40, 24, 72),
         (12, 40, 24, 72),
+        (14, 40, 24, 72),
         (16, 56, 32, 100),
         (20, 6, 8, 4),
         (24, 5, 3, 7),
@@ -87,7 +90,7 @@ def test_patches(
 ) -> None:
     """Sharp ones have a query attend to few pixels: most weights vanish."""
     steps = random_steps(channels, query, hidden, sharp=sharp)
-    tops, lefts = [0, side - 2, side + 3], [0, 1]
+    tops, lefts = [0, max(side - 2, 1), side + 3], [0, 1]
     x = torch.randn(channels, 2 * side + 3, side + 5, generator=torch.Generator().manual_seed(0))
     x = x.bfloat16().float()
     partners = torch.tensor([1, 0, 5, 2, 2, 4])
@@ -171,8 +174,8 @@ def test_patches_are_joined(kernels: Kernels, channels: int) -> None:
 
 
 def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
-    with pytest.raises(ValueError, match="whole vectors"):
-        PatchLayers(kernels, 6, random_steps(6, 4, 8))
+    with pytest.raises(ValueError, match="no pairs of pixels"):
+        PatchLayers(kernels, 7, random_steps(6, 4, 8))
     steps = random_steps(6, 4, 8)
     with pytest.raises(ValueError, match="do not fit"):
         PatchLayers(kernels, 8, steps[:2])
