@@ -252,13 +252,15 @@ int32_t sruplift_patches(const Patches *a, int32_t threads) {
 #pragma omp parallel num_threads(threads)
     {
         Scratch s;
-        size_t bytes = scratch_of(a, NULL, &s) + sizeof(float) * (size_t)s.pixels;
-        char *memory = calloc(bytes + 64, 1);
+        size_t bytes = scratch_of(a, NULL, &s);
+        /* Behind it no bias: of as many keys, or values, in whole blocks. */
+        size_t most = (size_t)(s.pixels > a->channels ? s.pixels : a->channels) + LANES;
+        char *memory = calloc(64 + bytes + sizeof(float) * most, 1);
         if (!memory) {
 #pragma omp atomic write
             failed = 1;
         } else {
-            bytes = scratch_of(a, memory + (64 - (uintptr_t)memory % 64) % 64, &s);
+            scratch_of(a, memory + (64 - (uintptr_t)memory % 64) % 64, &s);
         }
         const float *none = memory ? (const float *)((char *)s.x + bytes) : NULL;
 #pragma omp for schedule(dynamic)
