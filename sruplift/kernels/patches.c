@@ -254,7 +254,7 @@ int32_t sruplift_patches(const Patches *a, int32_t threads) {
         Scratch s;
         size_t bytes = scratch_of(a, NULL, &s);
         /* Behind it no bias: of as many keys, or values, in whole blocks. */
-        size_t most = (size_t)(s.pixels > a->channels ? s.pixels : a->channels) + LANES;
+        size_t most = (size_t)(s.pixels > a->channels ? s.pixels : a->channels) + 16;
         char *memory = calloc(64 + bytes + sizeof(float) * most, 1);
         if (!memory) {
 #pragma omp atomic write
