@@ -13,7 +13,7 @@ from sruplift.fuse.half_network import HalfNetwork
 from sruplift.fuse.half_trunk import half_a2n, half_pan
 from sruplift.fuse.hpinet import FusedHPINet
 from sruplift.fuse.pan import FusedPAN
-from sruplift.kernels import Kernels
+from sruplift.kernels import Kernels, UnsuitedError
 
 _IN_HALF: dict[type[nn.Module], Callable[..., HalfNetwork]] = {
     FusedPAN: half_pan,
@@ -37,5 +37,5 @@ def in_half(network: nn.Module, kernels: Kernels) -> nn.Module:
     """
     try:
         return _IN_HALF[type(network)](network, kernels)
-    except ValueError:
+    except UnsuitedError:
         return network

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from sruplift.fuse.half_network import HalfNetwork, Head
 from sruplift.fuse.hpinet import FusedAttention, FusedHPINet, FusedPixelIntegration
 from sruplift.fuse.rewrites import members
-from sruplift.kernels import Kernels, PairMap, PatchLayers, Program, join
+from sruplift.kernels import Kernels, PairMap, PatchLayers, Program, UnsuitedError, join
 from sruplift.models.hpinet import NEGATIVE_SLOPE, Attention, FeedForward, PatchGrid
 from sruplift.models.layers import Frame, bilinear
 
 Layer = tuple[Tensor, Tensor | None]
+# Of layer norms, in patches.c.
+NORM_EPS = 1e-5
 
 
 class HalfPixelIntegration:
@@ -81,6 +83,8 @@ class HalfHPINet(HalfNetwork):
 def _step(attention: Attention, after: FeedForward, *, first: bool) -> list[Layer]:
     """The layers of one step, with what normalisation multiplies by and adds in them."""
     norm, scale = attention.norm, attention.query.out_features**-0.5
+    if any(each.eps != NORM_EPS for each in (norm, after.norm)):
+        raise UnsuitedError("another normalisation")
     query, bias = _after(norm, attention.query.weight * scale)
     widen = _after(after.norm, after.widen.weight, after.widen.bias)
     others = attention.key.weight, attention.value.weight

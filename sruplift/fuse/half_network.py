@@ -32,9 +32,10 @@ class HalfNetwork(SuperResolver):
 
 
 class Head:
-    """A first convolution of the image, which is not rounded: bf16 has fewer levels than a picture.
+    """A first convolution of the image, which bf16 alone has too few levels for.
 
-    It and the weights are sums of two numbers in bf16; the product of the small ones is left out.
+    It and the weights are each sums of two numbers in bf16, which have 16 bits together; the
+    product of the small ones is left out.
     """
 
     def __init__(self, conv: nn.Conv2d, kernels: Kernels) -> None:

@@ -51,7 +51,7 @@ class FusedAttention(nn.Module):
         self.query = _one_more(attention.query, width**-0.5, 0)
         self.key = _one_more(attention.key, 1, 1)
         self.value = _one_more(attention.value, 1, 1)
-        # For ``fuse.compiled``; in a tuple, so that it is no part of the network.
+        # For ``compiled`` and ``half``; in a tuple, so that it is no part of the network.
         self.made_of = (attention,)
 
     def forward(self, tokens: Tensor, others: Tensor | None) -> Tensor:

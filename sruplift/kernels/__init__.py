@@ -19,7 +19,7 @@ from sruplift.kernels.gradient import TrainingKernels
 from sruplift.kernels.library import Kernels
 from sruplift.kernels.loading import load_kernels
 from sruplift.kernels.patches import PatchLayers, join
-from sruplift.kernels.program import PairMap, Part, Program
+from sruplift.kernels.program import PairMap, Part, Program, UnsuitedError
 
 __all__ = [
     "Convolution",
@@ -29,6 +29,7 @@ __all__ = [
     "PatchLayers",
     "Program",
     "TrainingKernels",
+    "UnsuitedError",
     "attend",
     "convolution_of",
     "empty_maps",

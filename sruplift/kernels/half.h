@@ -129,10 +129,11 @@ typedef struct {
     float slope;
     const float *less; /* nothing but an exponential of each pixel's sums less this, into y */
     float *total; /* to which those are added */
+    float *most; /* nothing but the largest of each pixel's sums, and of what is here */
     const float *times; /* what each pixel is multiplied by */
 } Finish;
 
-/* 2 to the x, to some millionths, of x from -126 to 126, what is beyond as there; of no number none. */
+/* 2 to the x, to some millionths, of x from -126 to 126, what is beyond as there; of no number (a quiet one without a message) none. */
 static inline vec power_of_two(vec x) {
     x = larger(all(-126.0f), x);
     x = -larger(all(-126.0f), -x);
@@ -196,6 +197,10 @@ static inline void add_some(float *y, int step, vec x, int count) {
 static inline void finish(const Finish *f, int output, ptrdiff_t plane, int column, int count,
                           vec even, vec odd) {
     ptrdiff_t at = output / 2 * plane + column;
+    if (f->most) {
+        store(f->most + column, larger(larger(even, odd), load(f->most + column)));
+        return;
+    }
     if (f->less) {
         even = power_of_two((even - load(f->less + column)) * LOG2E);
         odd = power_of_two((odd - load(f->less + column)) * LOG2E);

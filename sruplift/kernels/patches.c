@@ -152,17 +152,19 @@ static void values_as_weights(const Patches *a, const Scratch *s) {
             }
 }
 
-/* Weights of ``count`` queries from ``first`` on. */
-static void weigh(const Patches *a, const Scratch *s, int first, int count, const float *none,
-                  int raw) {
+/* What follows is of ``count`` queries from ``first`` on: their products with all keys. */
+static void ask(const Patches *a, const Scratch *s, int first, int count, const float *none,
+                Finish f) {
     Layer keys = {s->keys, none};
-    Finish f = {.slope = 1.0f, .y = s->weights};
-    if (!raw) {
-        f.less = s->less + first;
-        f.total = s->total + first;
-        memset(f.total, 0, sizeof(float) * (size_t)count);
-    }
+    f.slope = 1.0f;
     layer(s->query + first, s->plane, a->width_of_query, &keys, s->pixels, f, QUERY_PLANE, count);
+}
+
+/* Their weights: exponentials of the products less ``less``. */
+static void weigh(const Patches *a, const Scratch *s, int first, int count, const float *none) {
+    Finish f = {.y = s->weights, .less = s->less + first, .total = s->total + first};
+    memset(f.total, 0, sizeof(float) * (size_t)count);
+    ask(a, s, first, count, none, f);
 }
 
 static int all_count(const Scratch *s, int first, int count) {
@@ -190,18 +192,11 @@ static void attend(const Patches *a, const Scratch *s, const float *none) {
     Layer values = {s->values, none};
     for (int first = 0; first < s->pixels; first += QUERIES) {
         int count = s->pixels - first < QUERIES ? s->pixels - first : QUERIES;
-        weigh(a, s, first, count, none, 0);
+        weigh(a, s, first, count, none);
         if (!all_count(s, first, count)) {
-            weigh(a, s, first, count, none, 1);
-            for (int i = 0; i < count; i += LANES) {
-                vec most = low(load_pairs(s->weights + i));
-                for (int j = 0; j < s->pixels / 2; j++) {
-                    uvec both = load_pairs(s->weights + j * QUERY_PLANE + i);
-                    most = larger(larger(low(both), high(both)), most);
-                }
-                store(s->less + first + i, most);
-            }
-            weigh(a, s, first, count, none, 0);
+            for (int i = 0; i < count; i++) s->less[first + i] = -__builtin_inff();
+            ask(a, s, first, count, none, (Finish){.most = s->less + first});
+            weigh(a, s, first, count, none);
         }
         for (int i = 0; i < count; i += LANES)
             store(s->total + first + i, inverse(load(s->total + first + i)));

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sruplift.kernels.library import JoinCall, Kernels, PatchesCall
-from sruplift.kernels.program import PairMap, block_of, pack
+from sruplift.kernels.program import PairMap, UnsuitedError, block_of, pack
 
 STEPS = 3
 
@@ -29,12 +29,14 @@ class PatchLayers:
             partner's as they are. Queries have the softmax's scale in them. GELU follows widen.
 
     Raises:
-        ValueError: another side, or layers that do not fit each other.
+        UnsuitedError: another side, other steps, or layers that do not fit each other.
     """
 
     def __init__(self, kernels: Kernels, side: int, steps: Sequence[Sequence[Layer]]) -> None:
-        if side % 2:
-            raise ValueError(f"patches of {side}x{side} pixels are no pairs of pixels")
+        if side % 2 or side < 2:
+            raise UnsuitedError(f"patches of {side}x{side} pixels are no pairs of pixels")
+        if len(steps) != STEPS or any(len(step) != 5 for step in steps):
+            raise UnsuitedError(f"not {STEPS} steps of five layers")
         self.kernels, self.side = kernels, side
         (query, _), _, _, (widen, _), (narrow, _) = steps[0]
         self.channels, self.query, self.hidden = narrow.shape[0], query.shape[0], widen.shape[0]
@@ -42,8 +44,11 @@ class PatchLayers:
         shapes = [(self.query, self.channels)] * 2 + [wide, widen.shape, widen.shape[::-1]]
         if [[tuple(weight.shape) for weight, _ in step] for step in steps] != [
             [tuple(shape) for shape in shapes]
-        ] * STEPS:
-            raise ValueError("layers that do not fit each other")
+        ] * STEPS or any(
+            bias is not None and bias.shape != weight.shape[:1]
+            for weight, bias in itertools.chain.from_iterable(steps)
+        ):
+            raise UnsuitedError("layers that do not fit each other")
         self._held = [_packed(*layer) for layer in itertools.chain.from_iterable(steps)]
 
     def run(
@@ -80,9 +85,14 @@ class PatchLayers:
         )  # fmt: skip
         means = torch.empty(count, self.channels, dtype=torch.float32, device="cpu")
         library.sruplift_patch_means(ctypes.byref(call), ctypes.c_void_p(means.data_ptr()), threads)
-        partners = match(means).to("cpu", torch.int32).contiguous()
-        if partners.shape != (count,) or not _within(partners, count - 1):
+        partners = match(means)
+        if (
+            partners.is_floating_point()
+            or partners.shape != (count,)
+            or not _within(partners, count - 1)
+        ):
             raise ValueError("partners that are no patches")
+        partners = partners.to("cpu", torch.int32).contiguous()
         result = torch.empty(count, self.channels, self.side**2, dtype=torch.float32, device="cpu")
         call.partners, call.result = partners.data_ptr(), result.data_ptr()
         if library.sruplift_patches(ctypes.byref(call), threads):
@@ -105,11 +115,20 @@ def join(
         weights: (H,) and (W,), with whose product a pixel is multiplied.
 
     Raises:
+        ValueError: patches of other sizes, or that are not in the map.
         MemoryError: there is not enough of it.
     """
     rows, columns = (weight.float().contiguous() for weight in weights)
     channels, side = patches.shape[1], round(patches.shape[2] ** 0.5)
     tops, lefts = _whole(places[0]), _whole(places[1])
+    if (
+        patches.dtype != torch.float32
+        or patches.device.type != "cpu"
+        or not patches.is_contiguous()
+        or patches.shape != (len(tops) * len(lefts), channels, side**2)
+        or not (_within(tops, len(rows) - side) and _within(lefts, len(columns) - side))
+    ):
+        raise ValueError("patches that are not in the map")
     made = PairMap(kernels, channels, len(rows), len(columns))
     call = JoinCall(
         patches.data_ptr(), channels, made.height, made.width, side, len(tops), len(lefts),

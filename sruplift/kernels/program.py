@@ -21,6 +21,10 @@ BLOCKS = (12, 10, 8, 4, 2)
 MOST = 24
 
 
+class UnsuitedError(ValueError):
+    """What the kernels have no way for."""
+
+
 class PairMap:
     """A map (C, H, W) in bf16 as half.c has it: two channels' values of a pixel side by side."""
 
@@ -64,7 +68,7 @@ class Part:
         """
         pairs = self.pairs // count
         if not 0 <= number < count or pairs * count != self.pairs:
-            raise ValueError(f"part {number} of {count} of {self.pairs} pairs of channels")
+            raise UnsuitedError(f"part {number} of {count} of {self.pairs} pairs of channels")
         return Part(self.map, self.first + number * pairs, pairs)
 
 
@@ -97,7 +101,7 @@ class Program:
 
     def _new(self, pairs: int, scale: int) -> Part:
         if len(self._maps) == MOST:
-            raise ValueError(f"a program has at most {MOST} maps")
+            raise UnsuitedError(f"a program has at most {MOST} maps")
         self._maps.append((pairs, scale))
         return Part(len(self._maps) - 1, 0, pairs)
 
@@ -147,20 +151,22 @@ class Program:
             or sigmoid not in (0, 1, 2)
             or (larger > 1 and (mul or add))
             or larger not in (1, 2, 3)
+            or outputs < 1
             or weight.shape[0] != outputs * shuffle**2
+            or (bias is not None and bias.shape != weight.shape[:1])
             or x.pairs != pairs_of(inputs)
             or (share is not None and (add is None or self._maps[share.map] != (0, scale)))
             or any(self._maps[part.map][1] != scale for part in others)
             or any(part.pairs != pairs_of(outputs) for part in others)
         ):
-            raise ValueError("a convolution of maps that do not fit it")
+            raise UnsuitedError("a convolution of maps that do not fit it")
         if len(self._operations) == MOST:
-            raise ValueError(f"a program has at most {MOST} convolutions")
+            raise UnsuitedError(f"a program has at most {MOST} convolutions")
         out = out or self.room(outputs, scale)
         read = self._read | {part.map for part in (x, mul, add) if part is not None}
         # Rows are made when they are asked for, with all that is written into them by then.
         if out.map in read or any(_overlap(out, part) for part in self._written):
-            raise ValueError("a convolution into what is read or written already")
+            raise UnsuitedError("a convolution into what is read or written already")
         self._read = read
         self._written.append(out)
         self.__dict__.pop("_calls", None)
@@ -217,9 +223,17 @@ class Program:
         if not self._operations:
             raise ValueError("a program without a convolution")
         end = self._written[-1].map
-        written, given_maps = {part.map for part in self._written}, {part.map for part in maps}
-        if not written | given_maps >= set(range(len(self._maps))) or end not in given_maps:
-            raise ValueError("a program without one of its maps")
+        given_maps = {part.map for part in maps}
+        # Of a map that is not given, every part is made.
+        pairs_made = [0] * len(self._maps)
+        for part in self._written:
+            pairs_made[part.map] += part.pairs
+        made_or_given = all(
+            number in given_maps or pairs_made[number] == pairs > 0
+            for number, (pairs, _) in enumerate(self._maps)
+        )
+        if not made_or_given or end not in given_maps:
+            raise ValueError("a program without one of its maps, or of its parts")
         made = [HalfMap(pairs, scale, None, None, 0, 0) for pairs, scale in self._maps]
         for part, given in maps.items():
             pairs, scale = self._maps[part.map]
@@ -274,14 +288,13 @@ def _overlap(one: Part, other: Part) -> bool:
 
 def _is_plain(maps: Tensor) -> bool:
     """Whether half.c can write each of its values by itself."""
-    _, height, width = maps.shape
-    return (
-        maps.device.type == "cpu"
-        and maps.dtype == torch.float32
-        and maps.stride(2) == 1
-        and (height == 1 or maps.stride(1) >= width)
-        and (maps.shape[0] == 1 or maps.stride(0) >= width)
-    )
+    channels, height, width = maps.shape
+    channel, row, step = maps.stride()
+    beside = row >= width and channel >= (height - 1) * row + width
+    within = channel >= width and row >= (channels - 1) * channel + width
+    alone = (height == 1 and channel >= width) or (channels == 1 and row >= width)
+    plain = maps.device.type == "cpu" and maps.dtype == torch.float32 and step == 1
+    return plain and (beside or within or alone)
 
 
 def pairs_of(channels: int) -> int:

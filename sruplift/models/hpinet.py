@@ -147,8 +147,9 @@ class Matching(nn.Module):
 
     def likeness(self, means: Tensor) -> Tensor:
         """Of each patch with each, (B, patches, patches), by their means (B, patches, features)."""
-        means = self.norm(means).float()
-        likeness = means @ means.mT * means.shape[-1] ** -0.5
+        with torch.autocast(means.device.type, enabled=False):  # or patches would be all alike
+            means = self.norm(means.float())
+            likeness = means @ means.mT * means.shape[-1] ** -0.5
         return likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
 
 

@@ -75,6 +75,8 @@ def cut(x: Tensor, tops: list[int], lefts: list[int], side: int) -> Tensor:
     [
         (2, 20, 6, 10),
         (4, 8, 6, 10),
+        (4, 40, 24, 72),
+        (8, 72, 8, 10),
         (6, 8, 6, 10),
         (8, 40, 24, 72),
         (12, 40, 24, 72),
@@ -129,6 +131,18 @@ def test_weights_that_all_vanish_at_first_are_taken_from_the_largest(kernels: Ke
     torch.testing.assert_close(result.double(), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e5])
+def test_products_past_what_bf16_tells_apart(kernels: Kernels, size: float) -> None:
+    """Each query attends to the one key whose product is the largest, by far."""
+    steps = random_steps(8, 8, 4)
+    steps[0][0] = (steps[0][0][0] * size, steps[0][0][1])
+    x = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(2)).bfloat16().float()
+    layers = PatchLayers(kernels, 8, steps)
+    result = layers.run(PairMap.of(kernels, x), [0], [0], lambda _: torch.tensor([0]))
+    expected = expected_of(x.flatten(1)[None], torch.tensor([0]), steps)
+    assert float(((result - expected) ** 2).mean()) < 0.02 * float(expected.var())
+
+
 def test_threads_give_the_same_bits(kernels: Kernels) -> None:
     layers = PatchLayers(kernels, 12, random_steps(40, 24, 72))
     x = PairMap.of(kernels, torch.randn(40, 42, 42))
@@ -177,19 +191,35 @@ def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
     with pytest.raises(ValueError, match="no pairs of pixels"):
         PatchLayers(kernels, 7, random_steps(6, 4, 8))
     steps = random_steps(6, 4, 8)
-    with pytest.raises(ValueError, match="do not fit"):
-        PatchLayers(kernels, 8, steps[:2])
+    for few in (steps[:2], []):
+        with pytest.raises(ValueError, match="not 3 steps"):
+            PatchLayers(kernels, 8, few)
     steps[1][3] = steps[1][4]
+    with pytest.raises(ValueError, match="do not fit"):
+        PatchLayers(kernels, 8, steps)
+    steps = random_steps(6, 4, 8)
+    steps[1][3] = (steps[1][3][0], torch.zeros(7))
     with pytest.raises(ValueError, match="do not fit"):
         PatchLayers(kernels, 8, steps)
     layers = PatchLayers(kernels, 8, random_steps(6, 4, 8))
     x = PairMap.of(kernels, torch.randn(6, 8, 20))
-    one = torch.tensor([0])
-    for wrong, tops, lefts in ((x, [1], [0]), (x, [0], [13]), (x, [-1], [0])):
+    patches, places, weights = (
+        torch.zeros(2, 6, 64),
+        ([0], [0, 12]),
+        (torch.ones(8), torch.ones(20)),
+    )
+    join(kernels, patches, places, weights)
+    for wrong in (patches.double(), patches.mT, patches[:1], patches[..., :60]):
         with pytest.raises(ValueError, match="not in the map"):
-            layers.run(wrong, tops, lefts, lambda _: one)
+            join(kernels, wrong, places, weights)
+    with pytest.raises(ValueError, match="not in the map"):
+        join(kernels, patches, ([0], [0, 13]), weights)
+    one = torch.tensor([0])
+    for map_, tops, lefts in ((x, [1], [0]), (x, [0], [13]), (x, [-1], [0])):
+        with pytest.raises(ValueError, match="not in the map"):
+            layers.run(map_, tops, lefts, lambda _: one)
     with pytest.raises(ValueError, match="not in the map"):
         layers.run(PairMap(kernels, 8, 8, 20), [0], [0], lambda _: one)
-    for partners in (one + 1, one - 1, torch.tensor([0, 0])):
+    for partners in (one + 1, one - 1, torch.tensor([0, 0]), torch.tensor([0.0])):
         with pytest.raises(ValueError, match="no patches"):
             layers.run(x, [0], [0], lambda _, p=partners: p)  # type: ignore[misc]

@@ -311,6 +311,8 @@ def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
     with pytest.raises(ValueError, match=wrong):
         program.convolve(x, coarse(8, 8, 3), sigmoid=3)
     with pytest.raises(ValueError, match=wrong):
+        program.convolve(x, coarse(8, 8, 3), torch.zeros(7))
+    with pytest.raises(ValueError, match=wrong):
         program.convolve(Part(x.map, 2, 4), coarse(8, 8, 3))
     with pytest.raises(ValueError, match=wrong):
         program.convolve(x, coarse(8, 8, 3), out=Part(9, 0, 4))
@@ -336,8 +338,10 @@ def test_what_is_read_is_not_written_afterwards(kernels: Kernels) -> None:
     with pytest.raises(ValueError, match=already):
         program.convolve(middle, coarse(4, 4, 3), out=dense.part(1, 2))
     # What was refused is as if it had not been asked for.
-    result = torch.zeros(4, 5, 6)
-    program.run((5, 6), {x: PairMap.of(kernels, held(4, 5, 6)), middle: result})
+    result, given = torch.zeros(4, 5, 6), PairMap.of(kernels, held(4, 5, 6))
+    with pytest.raises(ValueError, match="one of its maps, or of its parts"):
+        program.run((5, 6), {x: given, middle: result})  # half of ``dense`` is nobody's
+    program.run((5, 6), {x: given, dense: PairMap(kernels, 8, 5, 6), middle: result})
     assert result.std() > 0
 
 
@@ -367,6 +371,7 @@ def test_maps_that_do_not_fit_are_refused(kernels: Kernels) -> None:
     with pytest.raises(ValueError, match=missing):
         program.run((5, 6), {x: given})
     results = [torch.zeros(8, 6, 5), torch.zeros(8, 5, 6).double(), torch.zeros(8, 6, 5).mT]
+    results += [torch.zeros(72).as_strided((8, 5, 6), (6, 6, 1))]
     results += [torch.zeros(8, 1, 6).expand(8, 5, 6), torch.zeros(8, 5, 6, device="meta")]
     for result in results:
         with pytest.raises(ValueError, match=sizes):
