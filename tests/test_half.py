@@ -41,6 +41,11 @@ def bf16(network: nn.Module, *inputs: Tensor | Frame) -> Tensor:
     return result
 
 
+def multiplies_bf16(monkeypatch: pytest.MonkeyPatch, *, does: bool = True) -> None:
+    """Whatever the kernels have found out before."""
+    monkeypatch.setattr(Kernels, "in_half", property(lambda _: does))
+
+
 def error(result: Tensor, exact: Tensor) -> float:
     return float((result - exact).square().mean().sqrt())
 
@@ -105,7 +110,7 @@ def test_a_copy_is_of_its_own(kernels: Kernels) -> None:
 def test_one_pixel_through_the_engine(monkeypatch: pytest.MonkeyPatch, *, ensemble: bool) -> None:
     """It passes for contiguous in any order of its channels."""
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
-    monkeypatch.setattr(Kernels, "in_half", True)
+    multiplies_bf16(monkeypatch)
     net, image = make("pan", 2), photo_like(1, 1)[None]
     for lr in (image, image.contiguous(memory_format=torch.channels_last)):
         made = Engine(net, 2, "cpu", "bf16", compile_mode="auto", self_ensemble=ensemble)
@@ -116,7 +121,7 @@ def test_one_pixel_through_the_engine(monkeypatch: pytest.MonkeyPatch, *, ensemb
 @pytest.mark.usefixtures("kernels")
 def test_networks_of_other_sizes_stay_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
-    monkeypatch.setattr(Kernels, "in_half", True)
+    multiplies_bf16(monkeypatch)
     odd = HPINetConfig(2, patch_sizes=(13,))
     for net in (PAN(PANConfig(2, num_features=42)), HPINet(odd)):
         made = Engine(net, 2, "cpu", "bf16", compile_mode="auto")
@@ -147,16 +152,16 @@ def test_what_wants_a_gradient_stays_with_pytorch(kernels: Kernels) -> None:
 @pytest.mark.usefixtures("kernels")
 def test_the_engine_takes_it_where_the_processor_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
-    monkeypatch.setattr(Kernels, "in_half", True)
+    multiplies_bf16(monkeypatch)
     net = make("pan", 4)
     made = Engine(net, 4, "cpu", "bf16", compile_mode="on")
     assert isinstance(made.model, HalfNetwork)
     assert made.compiled
     assert made.needs == fused(net).needs  # type: ignore[comparison-overlap]
     assert not isinstance(Engine(net, 4, "cpu", "bf16").model, HalfNetwork)
-    monkeypatch.setattr(Kernels, "in_half", False)
+    multiplies_bf16(monkeypatch, does=False)
     assert not Engine(net, 4, "cpu", "bf16", compile_mode="auto").compiled
-    monkeypatch.setattr(Kernels, "in_half", True)
+    multiplies_bf16(monkeypatch)
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: False)
     assert not Engine(net, 4, "cpu", "bf16", compile_mode="auto").compiled
 
@@ -166,7 +171,7 @@ def test_what_comes_out_as_no_number_runs_in_float32_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
-    monkeypatch.setattr(Kernels, "in_half", True)
+    multiplies_bf16(monkeypatch)
 
     nothing = torch.full((1, 3, 32, 36), float("nan"))
     net = make("pan", 2)
