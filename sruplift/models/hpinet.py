@@ -15,6 +15,7 @@ knowing the tile's place, so with other patches, it was 37 dB for baboon instead
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -147,7 +148,11 @@ class Matching(nn.Module):
 
     def likeness(self, means: Tensor) -> Tensor:
         """Of each patch with each, (B, patches, patches), by their means (B, patches, features)."""
-        with torch.autocast(means.device.type, enabled=False):  # or patches would be all alike
+        kind = means.device.type
+        exact = (
+            torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else None
+        )
+        with exact or contextlib.nullcontext():  # in bf16 patches would be all alike
             means = self.norm(means.float())
             likeness = means @ means.mT * means.shape[-1] ** -0.5
         return likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
