@@ -139,7 +139,8 @@ class Matching(nn.Module):
         self.norm = LayerNorm(num_features)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        likeness = self.likeness(tokens.mean(2))
+        half = tokens.dtype in (torch.bfloat16, torch.float16)
+        likeness = self.likeness(tokens.mean(2, dtype=torch.float32 if half else None))
         if self.training:
             choice = F.gumbel_softmax(likeness, tau=1, hard=True).to(tokens.dtype)
             return (choice @ tokens.flatten(2)).view_as(tokens)
@@ -148,12 +149,10 @@ class Matching(nn.Module):
 
     def likeness(self, means: Tensor) -> Tensor:
         """Of each patch with each, (B, patches, patches), by their means (B, patches, features)."""
-        kind = means.device.type
-        exact = (
-            torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else None
-        )
-        with exact or contextlib.nullcontext():  # in bf16 patches would be all alike
-            means = self.norm(means.float())
+        means, kind = self.norm(means).float(), means.device.type
+        supported = torch.amp.is_autocast_available(kind)
+        exact = torch.autocast(kind, enabled=False) if supported else contextlib.nullcontext()
+        with exact:  # in bf16 patches would be all alike
             likeness = means @ means.mT * means.shape[-1] ** -0.5
         return likeness - SELF_PENALTY * torch.eye(means.shape[1], device=means.device)
 
