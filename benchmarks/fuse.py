@@ -28,9 +28,9 @@ from sruplift.engine import cpu_computes_bf16
 from sruplift.errors import CompilerError, SrupliftError
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
-from sruplift.fuse.half import has_programs, in_half
+from sruplift.fuse.programs import has_programs, in_programs
 from sruplift.heap import keep_freed_memory
-from sruplift.kernels import load_kernels
+from sruplift.kernels import Arithmetic, load_kernels
 from sruplift.models import MODELS, create_model
 from sruplift.weights import load_model
 
@@ -78,8 +78,10 @@ def variants(model: nn.Module, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
         print(f"without kernels: {error}")
         return every
     every["fp32 kernels"] = run(with_kernels(fused(model), kernels), lr_last, False)
-    if has_programs(quick) and kernels.in_half:
-        every["bf16 kernels"] = run(in_half(fused(model), kernels), lr_last, True)
+    if has_programs(quick):
+        for half in (False, True)[: 1 + kernels.multiplies_half]:
+            programs = in_programs(fused(model), Arithmetic(kernels, half))
+            every[f"{'bf16' if half else 'fp32'} programs"] = run(programs, lr_last, half)
     return every
 
 

@@ -25,9 +25,9 @@ from sruplift.errors import (
 )
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
-from sruplift.fuse.half import has_programs, in_half
+from sruplift.fuse.programs import has_programs, in_programs
 from sruplift.heap import is_kept
-from sruplift.kernels import Kernels, load_kernels
+from sruplift.kernels import Arithmetic, Kernels, load_kernels
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
 from sruplift.streams import Streams, full_float32, in_flight
@@ -337,10 +337,12 @@ def _with_kernels(model: nn.Module, precision: str, mode: str) -> tuple[nn.Modul
     if half and (mode == "off" or not has_programs(model) or not cpu_gains_by_programs()):
         return model, None
     kernels = find_kernels(mode)
-    if kernels is None or (half and not kernels.in_half):
+    if kernels is None or (half and not kernels.multiplies_half):
         return model, None
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # as ``fused`` does
-        made = (in_half if half else with_kernels)(model, kernels)
+        made = in_programs(model, Arithmetic(kernels, half)) if has_programs(model) else model
+        if made is model and not half:
+            made = with_kernels(model, kernels)
     return made, None if half and made is model else kernels
 
 

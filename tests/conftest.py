@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sruplift.datasets import cache_folder
 from sruplift.errors import CompilerError
-from sruplift.kernels import Kernels, load_kernels
+from sruplift.kernels import Arithmetic, Kernels, load_kernels
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -88,6 +88,12 @@ def kernels() -> Kernels:
         if "computes something else" in str(error):
             raise
         pytest.skip(f"no kernels here: {error}")
+
+
+@pytest.fixture(params=["bf16", "float32"])
+def arithmetic(request: pytest.FixtureRequest, kernels: Kernels) -> Arithmetic:
+    """What programs compute in; in bf16 also where the processor does not, slowly."""
+    return Arithmetic(kernels, half=request.param == "bf16")
 
 
 def without_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from sruplift.engine import Engine
 from sruplift.fuse import fused
-from sruplift.fuse.compiled import CompiledAttention, CompiledSCPA, CompiledTail, with_kernels
+from sruplift.fuse.compiled import with_kernels
 from sruplift.kernels import Convolution, Kernels, convolution_of
 from sruplift.models.layers import Frame
 from sruplift.weights import load_model
@@ -51,19 +51,6 @@ def test_tiles_give_the_same(kernels: Kernels, name: str) -> None:
     quick = with_kernels(fused(net), kernels)
     tile, frame = photo_like(32, 32)[None], Frame(16, 32, 80, 96)
     torch.testing.assert_close(quick(tile, frame), net(tile, frame), rtol=0, atol=1e-5)
-
-
-def test_pan_leaves_nothing_to_pytorch_but_its_ends(kernels: Kernels) -> None:
-    quick = with_kernels(fused(load_model("pan", 4)), kernels)
-    assert sum(isinstance(module, CompiledSCPA) for module in quick.modules()) == 16
-    assert sum(isinstance(module, CompiledTail) for module in quick.modules()) == 1
-    left = [module for module in quick.modules() if isinstance(module, nn.Conv2d)]
-    assert len(left) == 2  # the head, and bilinear interpolation
-
-
-def test_hpinet_has_its_attention(kernels: Kernels) -> None:
-    quick = with_kernels(fused(load_model("hpinet-s", 4)), kernels)
-    assert sum(isinstance(module, CompiledAttention) for module in quick.modules()) > 0
 
 
 def test_the_original_stays_as_it_is(kernels: Kernels) -> None:

@@ -51,7 +51,7 @@ class FusedAttention(nn.Module):
         self.query = _one_more(attention.query, width**-0.5, 0)
         self.key = _one_more(attention.key, 1, 1)
         self.value = _one_more(attention.value, 1, 1)
-        # For ``compiled`` and ``half``; in a tuple, so that it is no part of the network.
+        # For ``programs``; in a tuple, so that it is no part of the network.
         self.made_of = (attention,)
 
     def forward(self, tokens: Tensor, others: Tensor | None) -> Tensor:
@@ -135,7 +135,7 @@ class FusedHPINet(SuperResolver):
         widen = zip(members(net.upsample, nn.Conv2d), self.factors, strict=True)
         self.widen = nn.Sequential(*(for_spread(conv, factor) for conv, factor in widen))
         self.last = in_blocks(net.last, self.factors[-1])
-        # For ``fuse.half``; in a tuple, so that it is no part of the network.
+        # For ``programs``; in a tuple, so that it is no part of the network.
         self.made_of = (net.last,)
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:

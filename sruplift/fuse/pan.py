@@ -64,7 +64,7 @@ class FusedTail(nn.Module):
         *early, final = (FusedStage(stage) for stage in members(stages, UpsamplingStage))
         self.early, self.final = nn.ModuleList(early), final
         self.last = in_blocks(last, final.scale)
-        # For ``fuse.compiled``; in a tuple, so that it is no part of the network.
+        # For ``programs``; in a tuple, so that it is no part of the network.
         self.made_of = (stages, last)
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:

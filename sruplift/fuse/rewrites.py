@@ -145,31 +145,24 @@ def in_strips(
     *,
     scale: int,
     halo: int,
-    pixels: int | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """``run(x)``, ``scale`` times as large, on CPUs a strip at a time: its rows, and what they are.
 
     A small strip's feature maps stay in the cache, and the memory for them is used again instead of
     given back to the system. ``halo`` is how many rows of ``x`` a row of the result looks beyond
-    its own on each side, ``pixels`` how many of it a strip has, if not ``STRIP_PIXELS``.
+    its own on each side.
     """
-    for rows in strips_of(x, 4 * halo, pixels=pixels):
+    for rows in strips_of(x, 4 * halo):
         start = max(rows.start - halo, 0)
         result = run(x[:, :, start : rows.stop + halo])
         kept = slice((rows.start - start) * scale, (rows.stop - start) * scale)
         yield slice(rows.start * scale, rows.stop * scale), result[:, :, kept]
 
 
-def strips_of(
-    x: Tensor, least: int = 1, grid: int = 1, pixels: int | None = None
-) -> Iterator[slice]:
+def strips_of(x: Tensor, least: int = 1, grid: int = 1) -> Iterator[slice]:
     """The rows of ``x`` in strips of at least so many, on a grid; in one if it is not on a CPU."""
     height, width = x.shape[-2:]
-    rows = (
-        max((pixels or STRIP_PIXELS) // width // grid * grid, least)
-        if x.device.type == "cpu"
-        else height
-    )
+    rows = max(STRIP_PIXELS // width // grid * grid, least) if x.device.type == "cpu" else height
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
 

@@ -13,24 +13,23 @@ Inference exchanges a network's layers for them (``sruplift.fuse.compiled`` and 
 the calls that its layers make (``TrainingKernels``), in float32.
 """
 
-from sruplift.kernels.attention import attend
 from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps, suits
 from sruplift.kernels.gradient import TrainingKernels
-from sruplift.kernels.library import Kernels
+from sruplift.kernels.library import Arithmetic, Kernels
 from sruplift.kernels.loading import load_kernels
 from sruplift.kernels.patches import PatchLayers, join
-from sruplift.kernels.program import PairMap, Part, Program, UnsuitedError
+from sruplift.kernels.program import Part, PlaneMap, Program, UnsuitedError
 
 __all__ = [
+    "Arithmetic",
     "Convolution",
     "Kernels",
-    "PairMap",
     "Part",
     "PatchLayers",
+    "PlaneMap",
     "Program",
     "TrainingKernels",
     "UnsuitedError",
-    "attend",
     "convolution_of",
     "empty_maps",
     "join",

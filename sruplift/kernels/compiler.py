@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sruplift.errors import CompilerError
@@ -133,14 +134,50 @@ def _stamp(path: str) -> tuple[int, int]:
 def _compile(
     compiler: tuple[str, ...], flags: tuple[str, ...], sources: Path, result: Path
 ) -> None:
-    """Make ``result``.
+    """Make ``result``, of all files at the same time.
 
     Raises:
         CompilerError: the compiler fails, or makes nothing.
     """
-    files = (str(path) for path in sorted(sources.glob("*.c")))
-    command = [*compiler, *flags, *files, "-o", str(result)]
-    with subprocess.Popen(
+    ends = time.monotonic() + PATIENCE
+    files = sorted(sources.glob("*.c"))
+    objects = [str(file.with_suffix(".o")) for file in files]
+    only = tuple(flag for flag in flags if flag != "-shared")
+    parts = zip(files, objects, strict=True)
+    _run([[*compiler, *only, "-c", str(file), "-o", part] for file, part in parts], ends)
+    said = _run([[*compiler, *flags, *objects, "-o", str(result)]], ends)
+    if not result.exists():
+        raise _failed(compiler[0], said, 0)
+
+
+def _run(commands: Sequence[Sequence[str]], ends: float) -> str:
+    """All at once, until ``ends``; what they said.
+
+    Raises:
+        CompilerError: one fails, or takes too long.
+    """
+    with contextlib.ExitStack() as stack:
+        left, every_word = [stack.enter_context(_start(command)) for command in commands], ""
+        try:
+            while left:
+                _, said = left[0].communicate(timeout=max(ends - time.monotonic(), 0))
+                if code := left.pop(0).returncode:
+                    raise _failed(commands[0][0], said, code)
+                every_word += said
+        except BaseException as error:
+            # With what they have started themselves; also if somebody interrupts.
+            for running in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                patience = f"{commands[0][0]} takes longer than {PATIENCE} seconds"
+                raise CompilerError(patience) from error
+            raise
+    return every_word
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -148,22 +185,14 @@ def _compile(
         text=True,
         errors="replace",
         start_new_session=True,
-    ) as running:
-        try:
-            _, said = running.communicate(timeout=PATIENCE)
-        except BaseException as error:
-            # With what it has started itself; also if somebody interrupts.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                patience = f"{compiler[0]} takes longer than {PATIENCE} seconds"
-                raise CompilerError(patience) from error
-            raise
-    if running.returncode != 0 or not result.exists():
-        lines = said.strip().splitlines()
-        errors = [line for line in lines if "error" in line] or lines
-        problem = errors[0][:300] if errors else f"exit code {running.returncode}"
-        raise CompilerError(f"{compiler[0]} cannot compile the kernels: {problem}")
+    )
+
+
+def _failed(compiler: str, said: str, code: int) -> CompilerError:
+    lines = said.strip().splitlines()
+    errors = [line for line in lines if "error" in line] or lines
+    problem = errors[0][:300] if errors else f"exit code {code}"
+    return CompilerError(f"{compiler} cannot compile the kernels: {problem}")
 
 
 def _require_loadable(compiler: tuple[str, ...], result: Path) -> None:

@@ -12,8 +12,7 @@ typedef struct {
     const float *x;
     ptrdiff_t x_step, x_row, x_image;
     int32_t height, width, inputs;
-    int32_t enlarge; /* each pixel stands for enlarge x enlarge, by nearest neighbour */
-    int32_t padding; /* zeros around that */
+    int32_t padding; /* zeros around it */
     const float *weight, *bias;
     float *y; /* overlaps none of the others */
     ptrdiff_t y_step, y_row, y_image;
@@ -74,13 +73,8 @@ typedef void Emit(const Conv *c, const vec *v, int v_row, int rows, int columns,
 EMIT(emit_any, c->bias != NULL, c->sigmoid, c->mul != NULL, c->add != NULL, c->slope != 1.0f)
 /* Those that the networks ask for most. */
 EMIT(emit_plain, 0, 0, 0, 0, 0)
-EMIT(emit_leaky, 0, 0, 0, 0, 1)
-EMIT(emit_mul, 0, 0, 1, 0, 0)
-EMIT(emit_add, 0, 0, 0, 1, 0)
 EMIT(emit_bias, 1, 0, 0, 0, 0)
 EMIT(emit_bias_leaky, 1, 0, 0, 0, 1)
-EMIT(emit_gate, 1, 1, 0, 0, 0)
-EMIT(emit_gated_leaky, 1, 1, 1, 0, 1)
 EMIT(emit_gated, 1, 1, 1, 0, 0)
 EMIT(emit_gated_add, 1, 1, 1, 1, 0)
 
@@ -89,13 +83,8 @@ static Emit *emit_of(const Conv *c) {
              (c->mul ? 4 : 0) | (c->add ? 8 : 0) | (c->slope != 1.0f ? 16 : 0);
     switch (is) {
     case 0: return emit_plain;
-    case 16: return emit_leaky;
-    case 4: return emit_mul;
-    case 8: return emit_add;
     case 1: return emit_bias;
     case 1 | 16: return emit_bias_leaky;
-    case 1 | 2: return emit_gate;
-    case 1 | 2 | 4 | 16: return emit_gated_leaky;
     case 1 | 2 | 4: return emit_gated;
     case 1 | 2 | 4 | 8: return emit_gated_add;
     default: return emit_any;
@@ -226,7 +215,7 @@ static Block block_of(const Conv *c) {
 static void winograd_row(const Conv *c, int row, float *buffers) {
     Emit *emit = emit_of(c);
     Block b = block_of(c);
-    Map x = {c->x, c->x_step, c->x_row, c->height, c->width, c->inputs, c->enlarge};
+    Map x = {c->x, c->x_step, c->x_row, c->height, c->width, c->inputs};
     float *v = buffers, *m = buffers + 36 * b.tiles * b.v_row;
     int in_groups = groups_of(c->inputs), groups = groups_of(c->outputs);
     int tiles = (c->out_width + 3) / 4, top = 4 * row, rows = c->out_height - top;

@@ -20,15 +20,14 @@ class Convolution(nn.Module):
         kernels: from ``load_kernels``.
         weight: (O, I, k, k), k 1 or 3; if depthwise (O, 1, k, k), k 3 or 5.
         bias: (O,) or None.
-        padding: zeros around the (enlarged) map; none with 1x1.
-        enlarge: how many times the map is enlarged before, by nearest neighbour; 3x3 only.
+        padding: zeros around the map; none with 1x1.
         sigmoid: whether a sigmoid follows, 2 for the sigmoid of a ReLU; then comes the product with
             ``mul`` of the call, then the sum with its ``add``.
         slope: of a leaky ReLU after all that; 1 is none, 0 is ReLU.
         depthwise: whether output channel n is made of input channel n alone.
 
     Raises:
-        ValueError: another kernel, or a map enlarged for 1x1 or a depthwise one.
+        ValueError: another kernel, or zeros around the map of a 1x1 one.
     """
 
     packed: Tensor
@@ -41,14 +40,11 @@ class Convolution(nn.Module):
         bias: Tensor | None = None,
         *,
         padding: int = 0,
-        enlarge: int = 1,
         sigmoid: int = 0,
         slope: float = 1.0,
         depthwise: bool = False,
     ) -> None:
         super().__init__()
-        if (weight.shape[-1] == 1 or depthwise) and enlarge != 1:
-            raise ValueError("only a map that a full 3x3 kernel reads can be enlarged before")
         sizes = ((3, 3), (5, 5)) if depthwise else ((1, 1), (3, 3))
         if weight.shape[2:] not in sizes or (depthwise and weight.shape[1] != 1):
             raise ValueError(f"there is no such convolution with a kernel {tuple(weight.shape)}")
@@ -59,7 +55,7 @@ class Convolution(nn.Module):
         self.kernels, self.depthwise = kernels, depthwise
         self.outputs, self.inputs, self.kernel = weight.shape[:3]
         self.inputs = self.outputs if depthwise else self.inputs
-        self.padding, self.enlarge, self.sigmoid, self.slope = padding, enlarge, sigmoid, slope
+        self.padding, self.sigmoid, self.slope = padding, sigmoid, slope
         packed = (pack_depthwise if depthwise else pack)(kernels, weight.detach())
         self.register_buffer("packed", packed, persistent=False)
         # Copies: the struct holds addresses, so both must lie as the kernels take them.
@@ -90,7 +86,7 @@ class Convolution(nn.Module):
         others = [None if maps is None else channels_last(maps) for maps in (mul, add)]
         batch, _, height, width = x.shape
         more = 2 * self.padding + 1 - self.kernel
-        size = (height * self.enlarge + more, width * self.enlarge + more)
+        size = (height + more, width + more)
         if out is None:
             out = empty_maps((batch, self.outputs, *size))
         shape = (batch, self.outputs, *size)
@@ -102,7 +98,7 @@ class Convolution(nn.Module):
             raise ValueError("the result needs float32 with channels last")
         convolve(
             self.kernels, x, self.packed, out,
-            kernel=self.kernel, bias=self.bias, padding=self.padding, enlarge=self.enlarge,
+            kernel=self.kernel, bias=self.bias, padding=self.padding,
             sigmoid=self.sigmoid, mul=others[0], add=others[1], slope=self.slope,
             depthwise=self.depthwise,
         )  # fmt: skip
@@ -123,7 +119,6 @@ def convolve(
     kernel: int,
     bias: Tensor | None = None,
     padding: int = 0,
-    enlarge: int = 1,
     sigmoid: int = 0,
     mul: Tensor | None = None,
     add: Tensor | None = None,
@@ -138,7 +133,7 @@ def convolve(
     batch, inputs, height, width = x.shape
     _, outputs, out_height, out_width = out.shape
     call = ConvCall(
-        batch, *place(x), height, width, inputs, enlarge, padding,
+        batch, *place(x), height, width, inputs, padding,
         packed.data_ptr(), None if bias is None else bias.data_ptr(),
         *place(out), out_height, out_width, outputs, sigmoid, *place(mul), *place(add), slope,
     )  # fmt: skip
@@ -174,7 +169,7 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def convolution_of(
-    kernels: Kernels, conv: nn.Conv2d, *, enlarge: int = 1, sigmoid: int = 0, slope: float = 1
+    kernels: Kernels, conv: nn.Conv2d, *, sigmoid: int = 0, slope: float = 1
 ) -> Convolution:
     """``conv``, of stride 1, as a ``Convolution``."""
     padding = int(conv.padding[0])
@@ -183,7 +178,6 @@ def convolution_of(
         conv.weight,
         conv.bias,
         padding=padding,
-        enlarge=enlarge,
         sigmoid=sigmoid,
         slope=slope,
         depthwise=_is_depthwise(conv),

@@ -123,9 +123,9 @@ static void add_tiles(const Gradient *c, int first, int end, float *buffers) {
             int image = (first + t) / (across * down);
             int top = (first + t) / across % down * 4, left = (first + t) % across * 4;
             Map x = {c->x + image * c->x_image, c->x_step, c->x_row, c->height,
-                     c->width, c->inputs, 1};
+                     c->width, c->inputs};
             Map y = {c->y + image * c->y_image, c->y_step, c->y_row, c->out_height,
-                     c->out_width, c->outputs, 1};
+                     c->out_width, c->outputs};
             vec d[6][6];
             for (int g = 0; g < in_groups; g++) {
                 int channel = first_of(g, c->inputs);

@@ -23,7 +23,6 @@ class ConvCall(ctypes.Structure):
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
-        ("enlarge", ctypes.c_int32),
         ("padding", ctypes.c_int32),
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -75,24 +74,8 @@ class GradientCall(ctypes.Structure):
     )
 
 
-class AttentionCall(ctypes.Structure):
-    """``Attention`` in attention.c."""
-
-    _fields_ = (
-        ("query", ctypes.c_void_p),
-        ("key", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("patches", ctypes.c_int32),
-        ("queries", ctypes.c_int32),
-        ("keys", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("values", ctypes.c_int32),
-    )
-
-
-class HalfMap(ctypes.Structure):
-    """``HalfMap`` in half.c."""
+class MapCall(ctypes.Structure):
+    """``MapCall`` in program.h."""
 
     _fields_ = (
         ("pairs", ctypes.c_int32),
@@ -104,8 +87,8 @@ class HalfMap(ctypes.Structure):
     )
 
 
-class HalfOp(ctypes.Structure):
-    """``HalfOp`` in half.c."""
+class OpCall(ctypes.Structure):
+    """``OpCall`` in program.h."""
 
     _fields_ = (
         ("input", ctypes.c_int32),
@@ -132,7 +115,7 @@ class HalfOp(ctypes.Structure):
 
 
 class PatchesCall(ctypes.Structure):
-    """``Patches`` in patches.c; ``layers``: of each step query, key, value, widen and narrow."""
+    """``Patches`` in patches.h; ``layers``: of each step query, key, value, widen and narrow."""
 
     _fields_ = (
         ("map", ctypes.c_void_p),
@@ -153,7 +136,7 @@ class PatchesCall(ctypes.Structure):
 
 
 class JoinCall(ctypes.Structure):
-    """``Join`` in patches.c."""
+    """``Join`` in patches.h."""
 
     _fields_ = (
         ("patches", ctypes.c_void_p),
@@ -175,11 +158,10 @@ class JoinCall(ctypes.Structure):
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "sruplift_conv_size": ConvCall,
     "sruplift_gradient_size": GradientCall,
-    "sruplift_attention_size": AttentionCall,
-    "sruplift_half_map_size": HalfMap,
-    "sruplift_half_op_size": HalfOp,
-    "sruplift_join_size": JoinCall,
-    "sruplift_patches_size": PatchesCall,
+    "sruplift_half_map_size": MapCall,
+    "sruplift_half_op_size": OpCall,
+    "sruplift_half_join_size": JoinCall,
+    "sruplift_half_patches_size": PatchesCall,
 }
 
 
@@ -203,7 +185,8 @@ class Kernels:
             raise CompilerError(f"compiled kernels cannot be loaded: {error}") from error
         if not fits:
             raise CompilerError(f"the compiled kernels are of another version: {self.path}")
-        library.sruplift_half_pairs.restype = ctypes.c_int64
+        library.sruplift_half_cells.restype = ctypes.c_int64
+        library.sruplift_single_cells.restype = ctypes.c_int64
         return library
 
     @functools.cached_property
@@ -212,8 +195,8 @@ class Kernels:
         return int(self.library.sruplift_lanes())
 
     @functools.cached_property
-    def in_half(self) -> bool:
-        """Whether the processor multiplies bf16 by itself, so that ``Program`` is fast."""
+    def multiplies_half(self) -> bool:
+        """Whether the processor multiplies bf16 by itself, so that ``Program`` is fast in it."""
         return bool(self.library.sruplift_half())
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
@@ -221,3 +204,24 @@ class Kernels:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.path,)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What programs and patches compute in: bf16 (``half``) or float32; sums are in float32."""
+
+    kernels: Kernels
+    half: bool
+
+    def function(self, name: str) -> Any:
+        """The library's function of that name, for this arithmetic."""
+        return getattr(self.kernels.library, f"sruplift_{'half' if self.half else 'single'}_{name}")
+
+    @functools.cached_property
+    def filtered(self) -> int:
+        """How many rows a filtered 3x3 kernel makes together."""
+        return int(self.function("filtered")())
+
+    def block_of(self, outputs: int) -> int:
+        """How many outputs are computed together: the most that leave none over."""
+        return int(self.function("block_of")(outputs))

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from sruplift.errors import CompilerError
-from sruplift.kernels.attention import attend
 from sruplift.kernels.compiler import build
 from sruplift.kernels.convolution import Convolution, channels_last
 from sruplift.kernels.gradient import weight_gradient
-from sruplift.kernels.library import Kernels
+from sruplift.kernels.library import Arithmetic, Kernels
 from sruplift.kernels.patches import PatchLayers, join
-from sruplift.kernels.program import PairMap, Program
+from sruplift.kernels.program import PlaneMap, Program
 
 SOURCES = Path(__file__).parent
 # How far the results may be from PyTorch's, for inputs and sums of about 1, when first loaded.
@@ -44,8 +43,10 @@ def compare(path: Path) -> None:
     """
     kernels = Kernels(path)
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
-        kinds = (_convolutions, _depthwise, _gradients, _attentions, _programs, _chains, _patches)
-        for result, expected in (pair for kind in kinds for pair in kind(kernels)):
+        kinds = [kind(kernels) for kind in (_convolutions, _depthwise, _gradients)]
+        for half, kind in itertools.product((True, False), (_programs, _rows, _chains, _patches)):
+            kinds.append(kind(Arithmetic(kernels, half)))
+        for result, expected in itertools.chain.from_iterable(kinds):
             difference = float((result - expected).abs().max())
             if not difference <= TOLERANCE:
                 raise CompilerError(
@@ -56,33 +57,25 @@ def compare(path: Path) -> None:
 
 def _convolutions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
     some = _random()
-    kinds = ((1, 1), (3, 1), (3, 2))
-    sizes = itertools.product(kinds, (3, 21), (3, kernels.lanes, 19, 40))
-    for number, ((size, enlarge), inputs, outputs) in enumerate(sizes):
+    sizes = itertools.product((1, 3), (3, 21), (3, kernels.lanes, 19, 40))
+    for number, (size, inputs, outputs) in enumerate(sizes):
         weight = some(outputs, inputs, size, size) / (inputs * size**2) ** 0.5
-        x, bias = some(1, inputs, 7, 9), some(outputs) if number % 3 else None
-        wide = F.interpolate(x, scale_factor=enlarge, mode="nearest")
-        plain = F.conv2d(wide, weight, bias, padding=size // 2)
+        x, bias = some(1, inputs, 7, 37), some(outputs) if number % 3 else None
+        plain = F.conv2d(x, weight, bias, padding=size // 2)
         mul, add = some(*plain.shape), some(*plain.shape)
         for sigmoid, slope, by, plus in (
             (0, 1.0, None, None),
             (0, 0.2, None, None),
             (1, 1.0, None, None),
-            (1, 0.2, mul, None),
+            (1, 1.0, mul, None),
+            (1, 1.0, mul, add),
             (2, 1.0, None, None),
             (2, 1.0, mul, None),
-            (0, 1.0, mul, None),
             (0, 1.0, None, add),
             (1, 0.0, mul, add),
         ):
             made = Convolution(
-                kernels,
-                weight,
-                bias,
-                padding=size // 2,
-                enlarge=enlarge,
-                sigmoid=sigmoid,
-                slope=slope,
+                kernels, weight, bias, padding=size // 2, sigmoid=sigmoid, slope=slope
             )
             expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
             expected = expected if by is None else expected * by
@@ -115,15 +108,7 @@ def _gradients(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         yield weight_gradient(kernels, x, y, weight, padding), expected
 
 
-def _attentions(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
-    some = _random()
-    for queries, keys, width, values in ((9, 19, 5, 19), (3, 40, 20, 40), (5, 7, 3, 3)):
-        query, key = some(2, queries, width), some(2, keys, width)
-        value = some(2, keys, values)
-        yield attend(kernels, query, key, value), (query @ key.mT).softmax(-1) @ value
-
-
-def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+def _programs(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     some = _random()
     sizes = itertools.product(((1, 1), (3, 1), (3, 2), (3, 3)), (3, 20), (3, 6, 8, 20, 24))
     for (size, enlarge), inputs, outputs in sizes:
@@ -136,7 +121,7 @@ def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         for sigmoid, slope, others in ((0, 0.2, False), (1, 1.0, True), (2, 0.0, True)):
             if others and enlarge > 1:
                 continue
-            program = Program(kernels)
+            program = Program(arithmetic)
             source = program.room(inputs)
             by, plus = (program.room(outputs, enlarge) if others else None for _ in range(2))
             end = program.convolve(
@@ -144,13 +129,44 @@ def _programs(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
                 sigmoid=sigmoid, mul=by, add=plus, slope=slope,
             )  # fmt: skip
             result = torch.zeros_like(plain)
-            maps = {part: PairMap.of(kernels, m) for part, m in ((by, mul), (plus, add)) if part}
-            program.run((7, 37), {source: PairMap.of(kernels, x), end: result, **maps})
+            maps = {
+                part: PlaneMap.of(arithmetic, m) for part, m in ((by, mul), (plus, add)) if part
+            }
+            program.run((7, 37), {source: PlaneMap.of(arithmetic, x), end: result, **maps})
             expected = (plain, plain.sigmoid(), plain.relu().sigmoid())[sigmoid]
             yield result, F.leaky_relu(expected * mul + add if others else expected, slope)
 
 
-def _chains(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the networks have follow, in rows that are longer than vectors."""
+    some, size, rounding = _random(), (9, 149), 1000 if arithmetic.half else 1
+    for kernel, (sigmoid, slope, names) in itertools.product(
+        (1, 3),
+        (
+            (0, 1.0, ()),
+            (0, 0.2, ()),
+            (1, 1.0, ()),
+            (0, 1.0, ("mul",)),
+            (0, 1.0, ("add",)),
+            (1, 0.2, ("mul",)),
+        ),
+    ):
+        weight, x = some(24, 8, kernel, kernel) / (8 * kernel**2) ** 0.5, some(8, *size)
+        program = Program(arithmetic)
+        source, others = program.room(8), {name: program.room(24) for name in names}
+        mul, add = others.get("mul"), others.get("add")
+        first = program.convolve(source, weight, sigmoid=sigmoid, mul=mul, add=add, slope=slope)
+        end = program.convolve(first, torch.eye(24)[:, :, None, None])
+        maps, result = {name: some(24, *size) for name in names}, some(24, *size) * 0
+        given = {others[name]: PlaneMap.of(arithmetic, each) for name, each in maps.items()}
+        program.run(size, {source: PlaneMap.of(arithmetic, x), end: result, **given})
+        expected = F.conv2d(x, weight, padding=kernel // 2)
+        expected = expected.sigmoid() if sigmoid else expected
+        expected = expected * maps.get("mul", 1) + maps.get("add", 0)
+        yield result / rounding, F.leaky_relu(expected, slope) / rounding
+
+
+def _chains(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     """Two layers and what one is mixed with, through maps that are not whole in memory."""
     some = _random()
     for enlarge in (1, 2, 3):
@@ -159,27 +175,27 @@ def _chains(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         weights = [(4 * some(8, count, 3, 3)).round().clamp(-8, 8) / 16 for count in (4, 8)]
         large = tuple(side * enlarge for side in size)
         share, wide = some(1, *large).sigmoid(), F.interpolate(x[None], scale_factor=float(enlarge))
-        program = Program(kernels)
+        program = Program(arithmetic)
         source, how_much = program.room(4), program.plane(enlarge)
         first = program.convolve(source, weights[0], enlarge=enlarge)
         second = program.convolve(first, weights[1], add=first, share=how_much, slope=0.2)
         end = program.convolve(second, torch.eye(8)[:, :, None, None])
         result = some(8, *large) * 0
-        program.run(size, {source: PairMap.of(kernels, x), how_much: share, end: result})
+        program.run(size, {source: PlaneMap.of(arithmetic, x), how_much: share, end: result})
         before = F.conv2d(wide, weights[0], padding=1)[0]
         after = F.conv2d(before[None], weights[1], padding=1)[0]
         expected = F.leaky_relu(torch.lerp(before, after, share), 0.2)
         yield result / 1000, expected / 1000
 
 
-def _patches(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+def _patches(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     """A thousandth of them, since maps between their layers are rounded to three digits."""
     some, side, channels, query, hidden = _random(), 8, 6, 4, 10
     shapes = ((query, channels),) * 2 + ((channels,) * 2, (hidden, channels), (channels, hidden))
     steps = [[(some(*shape) / 4, some(shape[0]) / 4) for shape in shapes] for _ in range(3)]
     x, partners = some(channels, side, side + 3).bfloat16().float(), torch.tensor([1, 0])
-    layers = PatchLayers(kernels, side, steps)
-    made = layers.run(PairMap.of(kernels, x), [0], [0, 3], lambda _: partners)
+    layers = PatchLayers(arithmetic, side, steps)
+    made = layers.run(PlaneMap.of(arithmetic, x), [0], [0, 3], lambda _: partners)
     y = torch.stack([x[..., :side], x[..., 3:]]).flatten(2).mT
     for number, (asks, keys, values, widen, narrow) in enumerate(steps):
         own = F.layer_norm(y, y.shape[-1:])
@@ -188,8 +204,8 @@ def _patches(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         y = y + weights @ F.linear(seen, *values)
         y = y + F.linear(F.gelu(F.linear(F.layer_norm(y, y.shape[-1:]), *widen)), *narrow)
     yield made / 1000, y.mT / 1000
-    joined = join(kernels, made, ([0], [0, 3]), (torch.ones(side), torch.ones(side + 3)))
-    program = Program(kernels)
+    joined = join(arithmetic, made, ([0], [0, 3]), (torch.ones(side), torch.ones(side + 3)))
+    program = Program(arithmetic)
     source = program.room(channels)
     end = program.convolve(source, torch.eye(channels)[:, :, None, None])
     result = torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""Attention and layers of patches in bf16: ``patches.c`` called from PyTorch."""
+"""Attention and layers of patches, in bf16 or float32: ``patches.h`` called from PyTorch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sruplift.kernels.library import JoinCall, Kernels, PatchesCall
-from sruplift.kernels.program import PairMap, UnsuitedError, block_of, pack
+from sruplift.kernels.library import Arithmetic, JoinCall, PatchesCall
+from sruplift.kernels.program import PlaneMap, UnsuitedError, pack
 
 STEPS = 3
 
@@ -22,7 +22,7 @@ class PatchLayers:
     """What HPINet does with its patches, three times: attention, and two layers for each pixel.
 
     Args:
-        kernels: from ``load_kernels``.
+        arithmetic: what it is computed in.
         side: of a patch, pixels; an even number.
         steps: query, key, value, widen and narrow of each. All but the first step's key and value
             read the pixels' features less their mean, over their standard deviation; those read the
@@ -32,12 +32,12 @@ class PatchLayers:
         UnsuitedError: another side, other steps, or layers that do not fit each other.
     """
 
-    def __init__(self, kernels: Kernels, side: int, steps: Sequence[Sequence[Layer]]) -> None:
+    def __init__(self, arithmetic: Arithmetic, side: int, steps: Sequence[Sequence[Layer]]) -> None:
         if side % 2 or side < 2:
             raise UnsuitedError(f"patches of {side}x{side} pixels are no pairs of pixels")
         if len(steps) != STEPS or any(len(step) != 5 for step in steps):
             raise UnsuitedError(f"not {STEPS} steps of five layers")
-        self.kernels, self.side = kernels, side
+        self.arithmetic, self.side = arithmetic, side
         (query, _), _, _, (widen, _), (narrow, _) = steps[0]
         self.channels, self.query, self.hidden = narrow.shape[0], query.shape[0], widen.shape[0]
         wide = (self.channels, self.channels)
@@ -49,11 +49,11 @@ class PatchLayers:
             for weight, bias in itertools.chain.from_iterable(steps)
         ):
             raise UnsuitedError("layers that do not fit each other")
-        self._held = [_packed(*layer) for layer in itertools.chain.from_iterable(steps)]
+        self._held = [_packed(arithmetic, *layer) for layer in itertools.chain.from_iterable(steps)]
 
     def run(
         self,
-        x: PairMap,
+        x: PlaneMap,
         tops: Sequence[int],
         lefts: Sequence[int],
         match: Callable[[Tensor], Tensor],
@@ -70,9 +70,9 @@ class PatchLayers:
             ValueError: a patch is not in the map, or there is no such partner.
             MemoryError: there is not enough of it.
         """
-        library, threads = self.kernels.library, torch.get_num_threads()
+        function, threads = self.arithmetic.function, torch.get_num_threads()
         places = _whole(tops), _whole(lefts)
-        if x.channels != self.channels or not (
+        if (x.channels, x.arithmetic) != (self.channels, self.arithmetic) or not (
             _within(places[0], x.height - self.side) and _within(places[1], x.width - self.side)
         ):
             raise ValueError("patches that are not in the map")
@@ -84,7 +84,7 @@ class PatchLayers:
             (ctypes.c_void_p * len(held))(*held),
         )  # fmt: skip
         means = torch.empty(count, self.channels, dtype=torch.float32, device="cpu")
-        library.sruplift_patch_means(ctypes.byref(call), ctypes.c_void_p(means.data_ptr()), threads)
+        function("patch_means")(ctypes.byref(call), ctypes.c_void_p(means.data_ptr()), threads)
         partners = match(means)
         if (
             partners.is_floating_point()
@@ -95,21 +95,21 @@ class PatchLayers:
         partners = partners.to("cpu", torch.int32).contiguous()
         result = torch.empty(count, self.channels, self.side**2, dtype=torch.float32, device="cpu")
         call.partners, call.result = partners.data_ptr(), result.data_ptr()
-        if library.sruplift_patches(ctypes.byref(call), threads):
+        if function("patches")(ctypes.byref(call), threads):
             raise MemoryError("not enough memory for patches")
         return result
 
 
 def join(
-    kernels: Kernels,
+    arithmetic: Arithmetic,
     patches: Tensor,
     places: tuple[Sequence[int], Sequence[int]],
     weights: tuple[Tensor, Tensor],
-) -> PairMap:
+) -> PlaneMap:
     """The map that ``patches`` (patches, C, side * side) are of, where they overlap their sum.
 
     Args:
-        kernels: from ``load_kernels``.
+        arithmetic: what the map is in.
         patches: from ``PatchLayers``.
         places: where rows and columns of patches begin.
         weights: (H,) and (W,), with whose product a pixel is multiplied.
@@ -129,21 +129,21 @@ def join(
         or not (_within(tops, len(rows) - side) and _within(lefts, len(columns) - side))
     ):
         raise ValueError("patches that are not in the map")
-    made = PairMap(kernels, channels, len(rows), len(columns))
+    made = PlaneMap(arithmetic, channels, len(rows), len(columns))
     call = JoinCall(
         patches.data_ptr(), channels, made.height, made.width, side, len(tops), len(lefts),
         tops.data_ptr(), lefts.data_ptr(), rows.data_ptr(), columns.data_ptr(),
         made.data.data_ptr(),
     )  # fmt: skip
-    if kernels.library.sruplift_join(ctypes.byref(call), torch.get_num_threads()):
+    if arithmetic.function("join")(ctypes.byref(call), torch.get_num_threads()):
         raise MemoryError("not enough memory for patches")
     return made
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _packed(arithmetic: Arithmetic, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     outputs = weight.shape[0]
     biases = torch.zeros(outputs, dtype=torch.float32, device="cpu") if bias is None else bias
-    _, weights, biases = pack([{(0, 0): weight}], biases[None].detach(), block_of(outputs))
+    _, weights, biases = pack(arithmetic, [{(0, 0): weight}], biases[None].detach())
     return weights, biases
 
 

@@ -1,4 +1,4 @@
-"""Many convolutions in bf16 at a time: ``half.c`` called from PyTorch."""
+"""Many convolutions at a time, in bf16 or float32: ``program.h`` called from PyTorch."""
 
 from __future__ import annotations
 
@@ -13,35 +13,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sruplift.kernels.library import HalfMap, HalfOp, Kernels
+from sruplift.kernels.library import Arithmetic, MapCall, OpCall
 
-# Outputs that are computed together: those for which half.c has a loop, best first.
-BLOCKS = (12, 10, 8, 4, 2)
-# Maps, and convolutions, that half.c has room for in a program.
+# Maps, and convolutions, that program.h has room for in a program.
 MOST = 24
+# From so few outputs on, what filtering a 3x3 kernel takes is repaid.
+FEWEST_FILTERED = 8
+# Of Winograd's F(4, 3), as in winograd.h: the points are 0, +-A, +-1 / A and infinity.
+A = 0.5**0.5
 
 
 class UnsuitedError(ValueError):
     """What the kernels have no way for."""
 
 
-class PairMap:
-    """A map (C, H, W) in bf16 as half.c has it: two channels' values of a pixel side by side."""
+class PlaneMap:
+    """A map (C, H, W) as program.h has it.
 
-    def __init__(self, kernels: Kernels, channels: int, height: int, width: int) -> None:
+    Rows are made of planes: in bf16 one of two channels, whose values of a pixel lie side by side,
+    in float32 one of each channel.
+    """
+
+    def __init__(self, arithmetic: Arithmetic, channels: int, height: int, width: int) -> None:
+        self.arithmetic = arithmetic
         self.channels, self.height, self.width = channels, height, width
         pairs = pairs_of(channels)
-        count = kernels.library.sruplift_half_pairs(pairs, height, width)
+        count = arithmetic.function("cells")(pairs, height, width)
         self.data = torch.empty(count, dtype=torch.int32, device="cpu")
-        kernels.library.sruplift_half_clear(self.address, pairs, height, width)
+        arithmetic.function("clear")(self.address, pairs, height, width)
 
     @classmethod
-    def of(cls, kernels: Kernels, maps: Tensor) -> PairMap:
-        """``maps`` (C, H, W), rounded to bf16."""
+    def of(cls, arithmetic: Arithmetic, maps: Tensor) -> PlaneMap:
+        """``maps`` (C, H, W), in bf16 rounded to it."""
         maps = maps.to("cpu", torch.float32)
-        made = cls(kernels, *maps.shape)
+        made = cls(arithmetic, *maps.shape)
         steps = (ctypes.c_ssize_t(step) for step in maps.stride())
-        kernels.library.sruplift_half_pack(
+        arithmetic.function("pack")(
             ctypes.c_void_p(maps.data_ptr()), *steps, *maps.shape, made.address
         )
         return made
@@ -79,8 +86,8 @@ class Program:
     in memory; of the others each thread has the rows that it needs.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
+    def __init__(self, arithmetic: Arithmetic) -> None:
+        self.arithmetic = arithmetic
         self._maps: list[tuple[int, int]] = []  # pairs and scale
         self._read: set[int] = set()
         self._written: list[Part] = []
@@ -170,18 +177,18 @@ class Program:
         self._read = read
         self._written.append(out)
         self.__dict__.pop("_calls", None)
-        block = block_of(outputs)
-        # Fewer outputs would not repay what the filtering takes.
-        by_twos = kernel == 3 and larger == 1 and block >= 8 and not exact
+        block = self.arithmetic.block_of(outputs)
+        filters = kernel == 3 and larger == 1 and outputs >= FEWEST_FILTERED and not exact
+        rows = self.arithmetic.filtered if filters else 1
         parts: Iterable[Cells]
         if shuffle > 1:
             parts = map(_taps, weight.reshape(-1, outputs, *weight.shape[1:]))
         else:
-            parts = _filtered(weight) if by_twos else _places(weight, enlarge)
+            parts = _FILTERS[rows](weight) if filters else _places(weight, enlarge)
         biases = torch.zeros(outputs * larger**2, dtype=torch.float32, device="cpu")
         if bias is not None:
             biases = bias.detach().repeat(enlarge**2)
-        self._held.append(pack(parts, biases.view(-1, outputs), block))
+        self._held.append(pack(self.arithmetic, parts, biases.view(-1, outputs)))
         self._operations.append(
             {
                 "input": x.map,
@@ -191,7 +198,7 @@ class Program:
                 "first_output": out.first,
                 "outputs": outputs,
                 "block": block,
-                "rows": 2 if by_twos else 1,
+                "rows": rows,
                 "enlarge": larger,
                 "reach": kernel // 2 * shuffle,
                 "activation": sigmoid,
@@ -205,7 +212,7 @@ class Program:
         )
         return out
 
-    def run(self, size: tuple[int, int], maps: Mapping[Part, PairMap | Tensor]) -> None:
+    def run(self, size: tuple[int, int], maps: Mapping[Part, PlaneMap | Tensor]) -> None:
         """Compute the last convolution's result.
 
         Args:
@@ -234,12 +241,13 @@ class Program:
         )
         if not made_or_given or end not in given_maps:
             raise ValueError("a program without one of its maps, or of its parts")
-        made = [HalfMap(pairs, scale, None, None, 0, 0) for pairs, scale in self._maps]
+        made = [MapCall(pairs, scale, None, None, 0, 0) for pairs, scale in self._maps]
         for part, given in maps.items():
             pairs, scale = self._maps[part.map]
             large = (height * scale, width * scale)
-            if isinstance(given, PairMap):
+            if isinstance(given, PlaneMap):
                 fits = (pairs_of(given.channels), given.height, given.width) == (pairs, *large)
+                fits = fits and given.arithmetic == self.arithmetic
                 made[part.map].data = given.data.data_ptr()
             else:
                 # Into an image one convolution writes, the last one; planes are read.
@@ -253,11 +261,11 @@ class Program:
                 made[part.map].image_channel = given.stride(0)
             if not fits:
                 raise ValueError("maps of other sizes than the program's")
-        held = [each.data.data_ptr() for each in maps.values() if isinstance(each, PairMap)]
+        held = [each.data.data_ptr() for each in maps.values() if isinstance(each, PlaneMap)]
         if len(set(held)) < len(held):
             raise ValueError("the same map given twice")
-        if self.kernels.library.sruplift_half_run(
-            self._calls, len(self._calls), (HalfMap * len(made))(*made), len(made), height, width,
+        if self.arithmetic.function("run")(
+            self._calls, len(self._calls), (MapCall * len(made))(*made), len(made), height, width,
             torch.get_num_threads(),
         ):  # fmt: skip
             raise MemoryError("not enough memory for a network's rows")
@@ -268,13 +276,13 @@ class Program:
         return 0 <= part.first < part.first + part.pairs <= pairs
 
     @functools.cached_property
-    def _calls(self) -> ctypes.Array[HalfOp]:
+    def _calls(self) -> ctypes.Array[OpCall]:
         """The convolutions, with the addresses of what they hold."""
         calls = []
         for operation, held in zip(self._operations, self._held, strict=True):
             taps, weight, bias = (tensor.data_ptr() for tensor in held)
-            calls.append(HalfOp(**operation, taps=taps, weight=weight, bias=bias))
-        return (HalfOp * len(calls))(*calls)
+            calls.append(OpCall(**operation, taps=taps, weight=weight, bias=bias))
+        return (OpCall * len(calls))(*calls)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without addresses: a copy holds tensors of its own."""
@@ -287,7 +295,7 @@ def _overlap(one: Part, other: Part) -> bool:
 
 
 def _is_plain(maps: Tensor) -> bool:
-    """Whether half.c can write each of its values by itself."""
+    """Whether program.h can write each of its values by itself."""
     channels, height, width = maps.shape
     channel, row, step = maps.stride()
     beside = row >= width and channel >= (height - 1) * row + width
@@ -300,11 +308,6 @@ def _is_plain(maps: Tensor) -> bool:
 def pairs_of(channels: int) -> int:
     """How many pairs of channels those are. An odd one has a companion that counts for nothing."""
     return (channels + 1) // 2
-
-
-def block_of(outputs: int) -> int:
-    """How many outputs to compute together: the most that leaves none over."""
-    return next(block for block in BLOCKS if 2 * pairs_of(outputs) % block == 0)
 
 
 # What a tap's (row, column) is multiplied with, (O, I).
@@ -328,7 +331,7 @@ def _places(weight: Tensor, enlarge: int) -> Iterator[Cells]:
         yield cells
 
 
-def _filtered(weight: Tensor) -> Iterator[Cells]:
+def _filtered_by_two(weight: Tensor) -> Iterator[Cells]:
     """For each of the four rows that two rows of a result are made of: Winograd's F(2, 3).
 
     Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016;
@@ -336,23 +339,44 @@ def _filtered(weight: Tensor) -> Iterator[Cells]:
     """
     first, middle, last = weight.float().unbind(2)
     ends = first + last
-    for row in (first, (ends + middle) / 2, (ends - middle) / 2, last):
-        yield {(0, j - 1): row[:, :, j] for j in range(3)}
+    yield from map(_row, (first, (ends + middle) / 2, (ends - middle) / 2, last))
 
 
-def pack(parts: Iterable[Cells], bias: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The taps, the weight in bf16 and the bias as half.c takes them, outputs in whole blocks.
+def _filtered_by_four(weight: Tensor) -> Iterator[Cells]:
+    """For each of the 36 sums that 4x4 pixels of a result are made of: F(4x4, 3x3)."""
+    points = ((A, -2 / 3), (-A, -2 / 3), (1 / A, 1 / 6), (-1 / A, 1 / 6))
+    rows = [(factor, factor * point, factor * point**2) for point, factor in points]
+    g = torch.tensor([(1, 0, 0), *rows, (0, 0, 1)], dtype=torch.float64, device="cpu")
+    transformed = torch.einsum("ik,ockl,jl->ijoc", g, weight.detach().cpu().double(), g)
+    for each in transformed.flatten(0, 1):
+        yield {(0, 0): each}
+
+
+def _row(weight: Tensor) -> Cells:
+    """The taps of one row of a kernel, (O, I, 3)."""
+    return {(0, j - 1): weight[:, :, j] for j in range(3)}
+
+
+_FILTERS = {2: _filtered_by_two, 4: _filtered_by_four}
+
+
+def pack(
+    arithmetic: Arithmetic, parts: Iterable[Cells], bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The taps, the weight and the bias as program.h takes them, outputs in whole blocks.
 
     ``bias`` is (1 or as many as there are parts, O).
     """
+    block = arithmetic.block_of(bias.shape[1])
+    per, dtype = (2, torch.bfloat16) if arithmetic.half else (1, torch.float32)
     taps: list[int] = []
     weights: list[Tensor] = []
     for cells in parts:
         taps += [len(cells), *(step for place in cells for step in place)]
         each = torch.stack(list(cells.values())).detach().to("cpu", torch.float32)
         each = F.pad(each, (0, each.shape[2] % 2, 0, -each.shape[1] % block))
-        # (taps, blocks, block, pairs, 2) -> (blocks, taps, pairs, block, 2)
-        each = each.reshape(len(cells), -1, block, each.shape[2] // 2, 2)
-        weights.append(each.permute(1, 0, 3, 2, 4).bfloat16().flatten())
+        # (taps, blocks, block, planes, per) -> (blocks, taps, planes, block, per)
+        each = each.reshape(len(cells), -1, block, each.shape[2] // per, per)
+        weights.append(each.permute(1, 0, 3, 2, 4).to(dtype).flatten())
     biases = F.pad(bias.to("cpu", torch.float32), (0, -bias.shape[1] % block)).flatten()
     return torch.tensor(taps, dtype=torch.int32, device="cpu"), torch.cat(weights), biases

@@ -40,19 +40,18 @@ static inline void transform_input(vec d[6][6], float *v, ptrdiff_t step) {
     }
 }
 
-/* An image with channels last; steps and rows in floats, each pixel standing for enlarge x enlarge. */
+/* An image with channels last; steps and rows in floats. */
 typedef struct {
     const float *x;
     ptrdiff_t step, row;
-    int height, width, channels, enlarge;
+    int height, width, channels;
 } Map;
 
 /* The size x size pixels from (top, left) on, one group of channels; zeros beyond the map. */
 static inline __attribute__((always_inline)) void gather(const Map *m, int size, int top, int left,
                                                          int channel, vec d[6][6]) {
-    int height = m->height * m->enlarge, width = m->width * m->enlarge;
-    int inside = top >= 0 && left >= 0 && top + size <= height && left + size <= width;
-    if (inside && m->enlarge == 1 && m->channels >= LANES) {
+    int inside = top >= 0 && left >= 0 && top + size <= m->height && left + size <= m->width;
+    if (inside && m->channels >= LANES) {
         const float *x = m->x + top * m->row + left * m->step + channel;
         EVERY for (int i = 0; i < size; i++) {
             EVERY for (int j = 0; j < size; j++) d[i][j] = load(x + i * m->row + j * m->step);
@@ -62,11 +61,11 @@ static inline __attribute__((always_inline)) void gather(const Map *m, int size,
     ptrdiff_t places[6];
     for (int j = 0; j < size; j++) {
         int column = left + j;
-        places[j] = column < 0 || column >= width ? -1 : column / m->enlarge * m->step;
+        places[j] = column < 0 || column >= m->width ? -1 : column * m->step;
     }
     for (int i = 0; i < size; i++) {
-        int row = top + i, none = row < 0 || row >= height;
-        const float *x = m->x + (none ? 0 : row / m->enlarge) * m->row + channel;
+        int row = top + i, none = row < 0 || row >= m->height;
+        const float *x = m->x + (none ? 0 : row) * m->row + channel;
         for (int j = 0; j < size; j++) {
             float some[LANES] = {0};
             if (none || places[j] < 0)

@@ -34,11 +34,7 @@ def random_conv(inputs: int, outputs: int, size: int) -> tuple[Tensor, Tensor]:
     return weight, torch.randn(outputs)
 
 
-def expected_of(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, enlarge: int = 1
-) -> Tensor:
-    if enlarge > 1:
-        x = F.interpolate(x, scale_factor=enlarge, mode="nearest")
+def expected_of(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     exact = None if bias is None else bias.double()
     return F.conv2d(x.double(), weight.double(), exact, padding=padding)
 
@@ -59,15 +55,14 @@ def test_every_width(kernels: Kernels, size: int, inputs: int, outputs: int) -> 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 8), (6, 300), (33, 7)])
-@pytest.mark.parametrize("enlarge", [1, 2, 3])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_every_border(kernels: Kernels, size: tuple[int, int], enlarge: int, padding: int) -> None:
-    if min(size) * enlarge + 2 * padding < 3:
+def test_every_border(kernels: Kernels, size: tuple[int, int], padding: int) -> None:
+    if min(size) + 2 * padding < 3:
         pytest.skip("nothing is left")
     weight, bias = random_conv(20, 24, 3)
     x = last(torch.randn(1, 20, *size))
-    result = Convolution(kernels, weight, bias, padding=padding, enlarge=enlarge)(x)
-    expected = expected_of(x, weight, bias, padding, enlarge)
+    result = Convolution(kernels, weight, bias, padding=padding)(x)
+    expected = expected_of(x, weight, bias, padding)
     torch.testing.assert_close(result.double(), expected, **CLOSE)
 
 
@@ -203,13 +198,6 @@ def test_depthwise(
     assert (out[:, channels + 4 :] == 3).all()
     with pytest.raises(ValueError, match="other sizes"):
         made(last(torch.randn(2, channels + 1, 9, 9)))
-
-
-@pytest.mark.parametrize(("size", "depthwise"), [(1, False), (3, True), (5, True)])
-def test_what_cannot_be_enlarged_before(kernels: Kernels, size: int, *, depthwise: bool) -> None:
-    weight = torch.zeros(8, 1 if depthwise else 8, size, size)
-    with pytest.raises(ValueError, match="enlarged before"):
-        Convolution(kernels, weight, enlarge=2, depthwise=depthwise)
 
 
 def test_which_convolutions_suit() -> None:

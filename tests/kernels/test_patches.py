@@ -1,4 +1,4 @@
-"""Patches in bf16 against PyTorch in float64, with what bf16 rounds as tolerance."""
+"""Patches against PyTorch in float64; in bf16 with what that rounds as tolerance."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sruplift.kernels import Kernels, PairMap, PatchLayers, join
+from sruplift.kernels import Arithmetic, PatchLayers, PlaneMap, join
 from sruplift.kernels.patches import Layer
 
-# Of features of about 1 to 3, rounded to bf16 a dozen times.
-CLOSE = {"rtol": 0.02, "atol": 0.05}
+
+def close(arithmetic: Arithmetic) -> dict[str, float]:
+    """Of features of about 1 to 3, rounded a dozen times."""
+    return {"rtol": 0.02, "atol": 0.05} if arithmetic.half else {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +90,7 @@ def cut(x: Tensor, tops: list[int], lefts: list[int], side: int) -> Tensor:
 )
 @pytest.mark.parametrize("sharp", [1.0, 12.0])
 def test_patches(
-    kernels: Kernels, side: int, channels: int, query: int, hidden: int, sharp: float
+    arithmetic: Arithmetic, side: int, channels: int, query: int, hidden: int, sharp: float
 ) -> None:
     """Sharp ones have a query attend to few pixels: most weights vanish."""
     steps = random_steps(channels, query, hidden, sharp=sharp)
@@ -102,20 +104,22 @@ def test_patches(
         seen.append(means)
         return partners
 
-    layers = PatchLayers(kernels, side, steps)
-    result = layers.run(PairMap.of(kernels, x), tops, lefts, match)
+    layers = PatchLayers(arithmetic, side, steps)
+    result = layers.run(PlaneMap.of(arithmetic, x), tops, lefts, match)
     patches = cut(x, tops, lefts, side)
     torch.testing.assert_close(seen[0], patches.mean(-1), rtol=0, atol=1e-5)
     expected = expected_of(patches, partners, steps)
     away = (result - expected).abs()
     assert result.dtype == torch.float32
     if sharp == 1:
-        torch.testing.assert_close(result.double(), expected, **CLOSE)
+        torch.testing.assert_close(result.double(), expected, **close(arithmetic))
     else:  # Where two pixels are almost alike to a query, rounding decides between them.
         assert float((away**2).mean()) < 5e-3 * float(expected.var())
 
 
-def test_weights_that_all_vanish_at_first_are_taken_from_the_largest(kernels: Kernels) -> None:
+def test_weights_that_all_vanish_at_first_are_taken_from_the_largest(
+    arithmetic: Arithmetic,
+) -> None:
     """Queries across long keys: no product is near the bound that exponents are taken from."""
     channels = 8
     steps = random_steps(channels, 8, 4)
@@ -125,27 +129,27 @@ def test_weights_that_all_vanish_at_first_are_taken_from_the_largest(kernels: Ke
     for number in (1, 2):
         steps[number][0], steps[number][1] = (far, None), (across, torch.zeros(8))
     x = torch.randn(channels, 8, 8, generator=torch.Generator().manual_seed(1)).bfloat16().float()
-    layers = PatchLayers(kernels, 8, steps)
-    result = layers.run(PairMap.of(kernels, x), [0], [0], lambda _: torch.tensor([0]))
+    layers = PatchLayers(arithmetic, 8, steps)
+    result = layers.run(PlaneMap.of(arithmetic, x), [0], [0], lambda _: torch.tensor([0]))
     expected = expected_of(x.flatten(1)[None], torch.tensor([0]), steps)
-    torch.testing.assert_close(result.double(), expected, **CLOSE)
+    torch.testing.assert_close(result.double(), expected, **close(arithmetic))
 
 
 @pytest.mark.parametrize("size", [1e3, 1e5])
-def test_products_past_what_bf16_tells_apart(kernels: Kernels, size: float) -> None:
+def test_products_past_what_bf16_tells_apart(arithmetic: Arithmetic, size: float) -> None:
     """Each query attends to the one key whose product is the largest, by far."""
     steps = random_steps(8, 8, 4)
     steps[0][0] = (steps[0][0][0] * size, steps[0][0][1])
     x = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(2)).bfloat16().float()
-    layers = PatchLayers(kernels, 8, steps)
-    result = layers.run(PairMap.of(kernels, x), [0], [0], lambda _: torch.tensor([0]))
+    layers = PatchLayers(arithmetic, 8, steps)
+    result = layers.run(PlaneMap.of(arithmetic, x), [0], [0], lambda _: torch.tensor([0]))
     expected = expected_of(x.flatten(1)[None], torch.tensor([0]), steps)
     assert float(((result - expected) ** 2).mean()) < 0.02 * float(expected.var())
 
 
-def test_threads_give_the_same_bits(kernels: Kernels) -> None:
-    layers = PatchLayers(kernels, 12, random_steps(40, 24, 72))
-    x = PairMap.of(kernels, torch.randn(40, 42, 42))
+def test_threads_give_the_same_bits(arithmetic: Arithmetic) -> None:
+    layers = PatchLayers(arithmetic, 12, random_steps(40, 24, 72))
+    x = PlaneMap.of(arithmetic, torch.randn(40, 42, 42))
     places, before = [0, 10, 20, 30], torch.get_num_threads()
     results = []
     try:
@@ -159,9 +163,9 @@ def test_threads_give_the_same_bits(kernels: Kernels) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_a_copy_computes_the_same(kernels: Kernels) -> None:
-    layers = PatchLayers(kernels, 8, random_steps(6, 4, 8))
-    x = PairMap.of(kernels, torch.randn(6, 8, 20))
+def test_a_copy_computes_the_same(arithmetic: Arithmetic) -> None:
+    layers = PatchLayers(arithmetic, 8, random_steps(6, 4, 8))
+    x = PlaneMap.of(arithmetic, torch.randn(6, 8, 20))
     results = [
         each.run(x, [0], [0, 12], lambda _: torch.tensor([1, 0]))
         for each in (layers, copy.deepcopy(layers), pickle.loads(pickle.dumps(layers)))
@@ -170,56 +174,60 @@ def test_a_copy_computes_the_same(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 6, 7])
-def test_patches_are_joined(kernels: Kernels, channels: int) -> None:
+def test_patches_are_joined(arithmetic: Arithmetic, channels: int) -> None:
     side, tops, lefts = 8, [0, 6, 9], [0, 5]
     patches = torch.randn(6, channels, side**2)
     rows, columns = torch.rand(17), torch.rand(13)
-    made = join(kernels, patches, (tops, lefts), (rows, columns))
+    made = join(arithmetic, patches, (tops, lefts), (rows, columns))
     expected = torch.zeros(channels, 17, 13)
     for number, patch in enumerate(patches):
         top, left = tops[number // 2], lefts[number % 2]
         expected[:, top : top + side, left : left + side] += patch.view(channels, side, side)
     expected *= rows[:, None] * columns
-    same = PairMap.of(kernels, expected)
+    same = PlaneMap.of(arithmetic, expected)
     assert (made.channels, made.height, made.width) == (channels, 17, 13)
+    if not arithmetic.half:
+        values, exact = (each.data[:-200].view(torch.float32) for each in (made, same))
+        torch.testing.assert_close(values, exact, rtol=0, atol=1e-6)
+        return
     difference = made.data[:-200] - same.data[:-200]  # a unit of bf16's last place, either half
     assert set(difference.abs().unique().tolist()) <= {0, 1, 2**16, 2**16 - 1, 2**16 + 1}
     assert float((difference != 0).float().mean()) < 0.01
 
 
-def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
+def test_what_does_not_fit_is_refused(arithmetic: Arithmetic) -> None:
     with pytest.raises(ValueError, match="no pairs of pixels"):
-        PatchLayers(kernels, 7, random_steps(6, 4, 8))
+        PatchLayers(arithmetic, 7, random_steps(6, 4, 8))
     steps = random_steps(6, 4, 8)
     for few in (steps[:2], []):
         with pytest.raises(ValueError, match="not 3 steps"):
-            PatchLayers(kernels, 8, few)
+            PatchLayers(arithmetic, 8, few)
     steps[1][3] = steps[1][4]
     with pytest.raises(ValueError, match="do not fit"):
-        PatchLayers(kernels, 8, steps)
+        PatchLayers(arithmetic, 8, steps)
     steps = random_steps(6, 4, 8)
     steps[1][3] = (steps[1][3][0], torch.zeros(7))
     with pytest.raises(ValueError, match="do not fit"):
-        PatchLayers(kernels, 8, steps)
-    layers = PatchLayers(kernels, 8, random_steps(6, 4, 8))
-    x = PairMap.of(kernels, torch.randn(6, 8, 20))
+        PatchLayers(arithmetic, 8, steps)
+    layers = PatchLayers(arithmetic, 8, random_steps(6, 4, 8))
+    x = PlaneMap.of(arithmetic, torch.randn(6, 8, 20))
     patches, places, weights = (
         torch.zeros(2, 6, 64),
         ([0], [0, 12]),
         (torch.ones(8), torch.ones(20)),
     )
-    join(kernels, patches, places, weights)
+    join(arithmetic, patches, places, weights)
     for wrong in (patches.double(), patches.mT, patches[:1], patches[..., :60]):
         with pytest.raises(ValueError, match="not in the map"):
-            join(kernels, wrong, places, weights)
+            join(arithmetic, wrong, places, weights)
     with pytest.raises(ValueError, match="not in the map"):
-        join(kernels, patches, ([0], [0, 13]), weights)
+        join(arithmetic, patches, ([0], [0, 13]), weights)
     one = torch.tensor([0])
     for map_, tops, lefts in ((x, [1], [0]), (x, [0], [13]), (x, [-1], [0])):
         with pytest.raises(ValueError, match="not in the map"):
             layers.run(map_, tops, lefts, lambda _: one)
     with pytest.raises(ValueError, match="not in the map"):
-        layers.run(PairMap(kernels, 8, 8, 20), [0], [0], lambda _: one)
+        layers.run(PlaneMap(arithmetic, 8, 8, 20), [0], [0], lambda _: one)
     for partners in (one + 1, one - 1, torch.tensor([0, 0]), torch.tensor([0.0])):
         with pytest.raises(ValueError, match="no patches"):
             layers.run(x, [0], [0], lambda _, p=partners: p)  # type: ignore[misc]

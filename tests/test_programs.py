@@ -1,4 +1,4 @@
-"""The networks in bf16 with programs of our own: close to float32, and float32 where asked."""
+"""The networks with programs of our own, in float32 and bf16: close to what they are without."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sruplift import engine
 from sruplift.engine import Engine
 from sruplift.fuse import fused
-from sruplift.fuse.half import has_programs, in_half
-from sruplift.fuse.half_network import HalfNetwork
-from sruplift.kernels import Kernels
+from sruplift.fuse.program_network import ProgramNetwork
+from sruplift.fuse.programs import has_programs, in_programs
+from sruplift.kernels import Arithmetic, Convolution, Kernels
 from sruplift.models.hpinet import HPINet, HPINetConfig
 from sruplift.models.layers import Frame, SuperResolver
 from sruplift.models.pan import PAN, PANConfig
@@ -33,8 +33,9 @@ def _inference() -> Iterator[None]:
         yield
 
 
-def bf16(network: nn.Module, *inputs: Tensor | Frame) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+def computed(arithmetic: Arithmetic, network: nn.Module, *inputs: Tensor | Frame) -> Tensor:
+    """What ``network`` makes of them if it is asked for ``arithmetic``."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic.half):
         result = network(*inputs)
     assert isinstance(result, Tensor)
     assert result.dtype == torch.float32
@@ -43,67 +44,85 @@ def bf16(network: nn.Module, *inputs: Tensor | Frame) -> Tensor:
 
 def multiplies_bf16(monkeypatch: pytest.MonkeyPatch, *, does: bool = True) -> None:
     """Whatever the kernels have found out before."""
-    monkeypatch.setattr(Kernels, "in_half", property(lambda _: does))
+    monkeypatch.setattr(Kernels, "multiplies_half", property(lambda _: does))
 
 
 def error(result: Tensor, exact: Tensor) -> float:
     return float((result - exact).square().mean().sqrt())
 
 
-@pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_it_is_about_as_close_to_float32_as_pytorch(
-    kernels: Kernels, name: str, scale: int
+def require_close(
+    arithmetic: Arithmetic, quick: nn.Module, plain: nn.Module, image: Tensor, exact: Tensor
 ) -> None:
+    """To ``exact``: in bf16 about as close as PyTorch's."""
+    result = computed(arithmetic, quick, image)
+    if arithmetic.half:
+        assert 0 < error(result, exact) < 1.5 * error(computed(arithmetic, plain, image), exact)
+    else:
+        assert not torch.equal(result, computed(arithmetic, plain, image))
+        torch.testing.assert_close(result, exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_it_is_about_as_close_as_pytorch(arithmetic: Arithmetic, name: str, scale: int) -> None:
     net = make(name, scale)
     plain = fused(net)
-    quick = in_half(plain, kernels)
-    assert isinstance(quick, HalfNetwork)
+    quick = in_programs(plain, arithmetic)
+    assert isinstance(quick, ProgramNetwork)
     for image in (photo_like(48, 60)[None], photo_like(70, 33)[None]):
-        exact = net(image)
-        assert 0 < error(bf16(quick, image), exact) < 1.5 * error(bf16(plain, image), exact)
+        require_close(arithmetic, quick, plain, image, net(image))
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 2), (17, 97)])
-def test_any_size(kernels: Kernels, name: str, scale: int, size: tuple[int, int]) -> None:
+def test_any_size(arithmetic: Arithmetic, name: str, scale: int, size: tuple[int, int]) -> None:
     net = make(name, scale)
     image, exact = photo_like(*size)[None], net(photo_like(*size)[None])
-    result = bf16(in_half(fused(net), kernels), image)
-    torch.testing.assert_close(result, exact, rtol=0, atol=0.02 * float(exact.abs().max()))
+    result = computed(arithmetic, in_programs(fused(net), arithmetic), image)
+    within = 0.02 * float(exact.abs().max()) if arithmetic.half else 1e-5
+    torch.testing.assert_close(result, exact, rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("name", ["pan", "hpinet-s"])
+def test_tiles_give_the_same(kernels: Kernels, name: str) -> None:
+    net = make(name, 2)
+    quick = in_programs(fused(net), Arithmetic(kernels, half=False))
+    tile, frame = photo_like(32, 32)[None], Frame(16, 32, 80, 96)
+    torch.testing.assert_close(quick(tile, frame), net(tile, frame), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_float32_is_float32(kernels: Kernels, name: str, scale: int) -> None:
-    net = make(name, scale)
-    plain = fused(net)
-    image = photo_like(20, 21)[None]
-    assert torch.equal(in_half(plain, kernels)(image), plain(image))
+def test_another_arithmetic_is_pytorchs(arithmetic: Arithmetic, name: str, scale: int) -> None:
+    plain, image = fused(make(name, scale)), photo_like(20, 21)[None]
+    other = Arithmetic(arithmetic.kernels, not arithmetic.half)
+    quick = in_programs(plain, arithmetic)
+    assert torch.equal(computed(other, quick, image), computed(other, plain, image))
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
-def test_images_of_a_batch_are_alone(kernels: Kernels, name: str, scale: int) -> None:
-    quick = in_half(fused(make(name, scale)), kernels)
+def test_images_of_a_batch_are_alone(arithmetic: Arithmetic, name: str, scale: int) -> None:
+    quick = in_programs(fused(make(name, scale)), arithmetic)
     images = torch.stack([photo_like(24, 30, seed=seed) for seed in range(3)])
     images = images.contiguous(memory_format=torch.channels_last)
-    together = bf16(quick, images)
+    together = computed(arithmetic, quick, images)
     for image, result in zip(images, together, strict=True):
-        assert torch.equal(bf16(quick, image[None])[0], result)
+        assert torch.equal(computed(arithmetic, quick, image[None])[0], result)
 
 
-def test_pooling_around_a_pixel(kernels: Kernels) -> None:
+def test_pooling_around_a_pixel(arithmetic: Arithmetic) -> None:
     net = make("a2n", 2)
     net.window = 16
     plain, image = fused(net), photo_like(40, 31)[None]
-    quick, exact = in_half(plain, kernels), net(image)
-    assert 0 < error(bf16(quick, image), exact) < 1.5 * error(bf16(plain, image), exact)
+    quick, exact = in_programs(plain, arithmetic), net(image)
+    require_close(arithmetic, quick, plain, image, exact)
     net.window = None
-    assert error(exact, net(image)) > 2 * error(bf16(quick, image), exact)
+    assert error(exact, net(image)) > 2 * error(computed(arithmetic, quick, image), exact)
 
 
-def test_a_copy_is_of_its_own(kernels: Kernels) -> None:
-    quick = in_half(fused(make("pan", 2)), kernels)
-    image = photo_like(16, 18)[None]
-    assert torch.equal(bf16(copy.deepcopy(quick), image), bf16(quick, image))
+def test_a_copy_is_of_its_own(arithmetic: Arithmetic) -> None:
+    quick = in_programs(fused(make("pan", 2)), arithmetic)
+    expected = computed(arithmetic, quick, image := photo_like(16, 18)[None])
+    assert torch.equal(computed(arithmetic, copy.deepcopy(quick), image), expected)
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
@@ -120,13 +139,17 @@ def test_one_pixel_through_the_engine(monkeypatch: pytest.MonkeyPatch, *, ensemb
 
 @pytest.mark.usefixtures("kernels")
 def test_networks_of_other_sizes_stay_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16; in float32 their convolutions are ours."""
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
     multiplies_bf16(monkeypatch)
-    odd = HPINetConfig(2, patch_sizes=(13,))
+    odd, image = HPINetConfig(2, patch_sizes=(13,)), photo_like(33, 40)[None]
     for net in (PAN(PANConfig(2, num_features=42)), HPINet(odd)):
         made = Engine(net, 2, "cpu", "bf16", compile_mode="auto")
         assert not made.compiled
-        assert made.run(photo_like(33, 40)[None]).shape == (1, 3, 66, 80)
+        assert made.run(image).shape == (1, 3, 66, 80)
+        made = Engine(net, 2, "cpu", "fp32", compile_mode="auto")
+        assert any(isinstance(module, Convolution) for module in made.model.modules())
+        torch.testing.assert_close(made.run(image), net.eval()(image), rtol=0, atol=1e-5)
 
 
 def test_a_processor_without_a_description_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +163,14 @@ def test_a_processor_without_a_description_has_no_bf16(monkeypatch: pytest.Monke
     assert not engine.cpu_computes_bf16()
 
 
-def test_what_wants_a_gradient_stays_with_pytorch(kernels: Kernels) -> None:
+def test_what_wants_a_gradient_stays_with_pytorch(arithmetic: Arithmetic) -> None:
     """Programs have none; the rewritten network says so itself."""
-    with torch.inference_mode(mode=False), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(mode=False):
         plain = fused(load_model("pan", 2))
-        quick, lr = in_half(plain, kernels), photo_like(12, 14)[None].requires_grad_()
-        assert torch.equal(quick(lr), plain(lr))
-        assert not torch.equal(quick(lr.detach()), plain(lr.detach()))
+        quick, lr = in_programs(plain, arithmetic), photo_like(12, 14)[None].requires_grad_()
+        expected = computed(arithmetic, plain, lr)
+        assert torch.equal(computed(arithmetic, quick, lr), expected)
+        assert not torch.equal(computed(arithmetic, quick, lr.detach()), expected)
 
 
 @pytest.mark.usefixtures("kernels")
@@ -154,11 +178,13 @@ def test_the_engine_takes_it_where_the_processor_gains(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "cpu_gains_by_programs", lambda: True)
     multiplies_bf16(monkeypatch)
     net = make("pan", 4)
-    made = Engine(net, 4, "cpu", "bf16", compile_mode="on")
-    assert isinstance(made.model, HalfNetwork)
-    assert made.compiled
+    for precision in ("fp32", "bf16"):
+        made = Engine(net, 4, "cpu", precision, compile_mode="on")
+        assert isinstance(made.model, ProgramNetwork)
+        assert made.model.arithmetic.half == (precision == "bf16")
+        assert made.compiled
     assert made.needs == fused(net).needs  # type: ignore[comparison-overlap]
-    assert not isinstance(Engine(net, 4, "cpu", "bf16").model, HalfNetwork)
+    assert not isinstance(Engine(net, 4, "cpu", "bf16").model, ProgramNetwork)
     multiplies_bf16(monkeypatch, does=False)
     assert not Engine(net, 4, "cpu", "bf16", compile_mode="auto").compiled
     multiplies_bf16(monkeypatch)
@@ -176,8 +202,8 @@ def test_what_comes_out_as_no_number_runs_in_float32_again(
     nothing = torch.full((1, 3, 32, 36), float("nan"))
     net = make("pan", 2)
     made = Engine(net, 2, "cpu", "bf16", compile_mode="on")
-    assert isinstance(made.model, HalfNetwork)
-    monkeypatch.setattr(type(made.model), "in_half", lambda *_: nothing)
+    assert isinstance(made.model, ProgramNetwork)
+    monkeypatch.setattr(type(made.model), "by_programs", lambda *_: nothing)
     image = photo_like(16, 18)[None]
     torch.testing.assert_close(made.run(image), net(image), rtol=0, atol=1e-5)
 

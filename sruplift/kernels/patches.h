@@ -1,9 +1,9 @@
-/* HPINet's patches in bf16 on CPUs: attention and the layers for each pixel, all of a patch in a
+/* HPINet's patches on CPUs, in bf16 or float32 (``PER``): attention and the layers for each pixel, all of a patch in a
  * core's cache. A patch's pixels are in lanes; keys and values take the place of a layer's weights.
  * What lanes beyond the last pixel hold goes nowhere.
  */
 
-#include "half.h"
+#include "cells.h"
 
 #define STEPS 3
 /* Queries that are attended for together: whole groups of vectors for each block of keys. */
@@ -12,15 +12,15 @@
 /* Below this a query's weights were all too small to count. */
 #define SMALLEST 1e-20f
 
-/* A layer: (outputs / block, inputs / 2, block) pairs, and of outputs. */
+/* A layer: (outputs / block, planes, block) cells, and of outputs. */
 typedef struct {
-    const Pair *weight;
+    const Cell *weight;
     const float *bias;
 } Layer;
 
 /* Mirrored by PatchesCall in kernels/library.py. */
 typedef struct {
-    const Pair *map; /* rows of planes, as in half.c */
+    const Cell *map; /* rows of planes, as in program.h */
     int32_t height, width, channels, width_of_query, hidden;
     int32_t side, down, across; /* of a patch, and how many there are */
     const int32_t *tops, *lefts;
@@ -31,69 +31,60 @@ typedef struct {
     } steps[STEPS];
 } Patches;
 
-int32_t sruplift_patches_size(void) { return (int32_t)sizeof(Patches); }
-
-static int block_for(int outputs) {
-    int even = (outputs + 1) / 2 * 2;
-    return even % 12 == 0 ? 12 : even % 10 == 0 ? 10 : even % 8 == 0 ? 8 : even % 4 == 0 ? 4 : 2;
-}
+int32_t NAMED(patches_size)(void) { return (int32_t)sizeof(Patches); }
 
 typedef struct {
     int pixels;
     ptrdiff_t plane;
     float *x;   /* (channels, plane), what layers add to */
-    Pair *own, *other, *normal, *query, *key, *value, *hidden;
-    Pair *keys, *values; /* as weights */
-    Pair *weights; /* (pixels / 2, QUERY_PLANE) */
+    Cell *own, *other, *normal, *query, *key, *value, *hidden;
+    Cell *keys, *values; /* as weights */
+    Cell *weights; /* (pixels / PER, QUERY_PLANE) */
     float *less, *total;
 } Scratch;
 
 static size_t scratch_of(const Patches *a, void *memory, Scratch *s) {
     s->pixels = a->side * a->side;
     s->plane = plane_of(s->pixels);
-    size_t plane = (size_t)s->plane, features = (size_t)(a->channels + 1) / 2 * plane;
-    size_t query = (size_t)(a->width_of_query + 1) / 2 * plane, at = 0;
-    Pair *from = memory;
+    size_t plane = (size_t)s->plane, features = PLANES * ((size_t)(a->channels + 1) / 2) * plane;
+    size_t query = PLANES * ((size_t)(a->width_of_query + 1) / 2) * plane, at = 0;
+    Cell *from = memory;
 #define TAKE(POINTER, COUNT)                                                                      \
     POINTER = (void *)(from + at);                                                                \
     at += (COUNT) + SPARE;
-    TAKE(s->x, 2 * features)
+    TAKE(s->x, ((size_t)a->channels + 1) * plane)
     TAKE(s->own, features)
     TAKE(s->other, features)
     TAKE(s->normal, features)
     TAKE(s->query, query)
     TAKE(s->key, query)
     TAKE(s->value, features)
-    TAKE(s->hidden, (size_t)(a->hidden + 1) / 2 * plane)
+    TAKE(s->hidden, PLANES * ((size_t)(a->hidden + 1) / 2) * plane)
     TAKE(s->keys, query)
     TAKE(s->values, features)
-    TAKE(s->weights, (size_t)s->pixels / 2 * QUERY_PLANE)
+    TAKE(s->weights, (size_t)s->pixels / PER * QUERY_PLANE)
     TAKE(s->less, plane)
     TAKE(s->total, plane)
-    return at * sizeof(Pair);
+    return at * sizeof(Cell);
 }
 
 /* outputs of ``pixels`` pixels from x on; ``f`` says what follows. */
-static void layer(const Pair *x, ptrdiff_t plane, int inputs, const Layer *l, int outputs, Finish f,
+static void layer(const Cell *x, ptrdiff_t plane, int inputs, const Layer *l, int outputs, Finish f,
                   ptrdiff_t to_plane, int pixels) {
-    int block = block_for(outputs), pairs = (inputs + 1) / 2;
-    Source s = {.places = {x}, .plane = plane, .taps = 1, .pairs = pairs};
-    const Pair *w = l->weight;
-    for (int k = 0; k < outputs; k += block, w += pairs * block) {
-        row_of(block)(&s, w, l->bias + k, &f, to_plane, pixels);
-        next_block(&f, block, to_plane);
-    }
+    int block = block_of(outputs), blocks = (outputs + block - 1) / block;
+    Source s = {.places = {x}, .plane = plane, .taps = 1, .planes = PLANES * ((inputs + 1) / 2)};
+    make_blocks(&s, l->weight, l->bias, &f, block, blocks, to_plane, pixels);
 }
 
 /* The pixels of a patch of the map. */
-static void gather(const Patches *a, int patch, ptrdiff_t plane, Pair *y) {
-    ptrdiff_t wide = plane_of(a->width), pairs = (a->channels + 1) / 2;
+static void gather(const Patches *a, int patch, ptrdiff_t plane, Cell *y) {
+    ptrdiff_t wide = plane_of(a->width), planes = PLANES * ((a->channels + 1) / 2);
     int top = a->tops[patch / a->across], left = a->lefts[patch % a->across];
     for (int i = 0; i < a->side; i++)
-        for (ptrdiff_t p = 0; p < pairs; p++)
+        for (ptrdiff_t p = 0; p < planes; p++)
             memcpy(y + p * plane + i * a->side,
-                   a->map + ((top + i) * pairs + p) * wide + PAD + left,
-                   sizeof(Pair) * (size_t)a->side);
+                   a->map + ((top + i) * planes + p) * wide + PAD + left,
+                   sizeof(Cell) * (size_t)a->side);
 }
 
 /* Each pixel's channels less their mean, over their standard deviation. */
@@ -115,40 +106,46 @@ static void normalise(const Patches *a, const Scratch *s) {
             const float *x = s->x + c * s->plane + i;
             vec even = (load(x) - mean) * scale, odd = {0};
             if (c + 1 < a->channels) odd = (load(x + s->plane) - mean) * scale;
-            *(uloose *)(s->normal + c / 2 * s->plane + i) = pair_of(even, odd);
+            store_two(s->normal + c / PER * s->plane + i, s->plane, even, odd);
         }
     }
 }
 
 /* How long each pixel's features are, squared. */
-static vec squared_length(const Pair *x, ptrdiff_t plane, int pairs) {
+static vec squared_length(const Cell *x, ptrdiff_t plane, int pairs) {
     vec sum = {0};
     for (int p = 0; p < pairs; p++) {
-        uvec both = load_pairs(x + p * plane);
-        sum += low(both) * low(both) + high(both) * high(both);
+        vec even, odd;
+        load_two(x + p * PLANES * plane, plane, &even, &odd);
+        sum += even * even + odd * odd;
     }
     return sum;
 }
 
-/* Keys as a layer's weights: (blocks of pixels, pairs, block). */
+/* Keys as a layer's weights: (blocks of pixels, planes, block). */
 static void keys_as_weights(const Patches *a, const Scratch *s) {
-    int block = block_for(s->pixels), pairs = (a->width_of_query + 1) / 2;
-    Pair *y = s->keys;
+    int block = block_of(s->pixels), planes = PLANES * ((a->width_of_query + 1) / 2);
+    Cell *y = s->keys;
     for (int k = 0; k < s->pixels; k += block)
-        for (int p = 0; p < pairs; p++, y += block)
-            memcpy(y, s->key + p * s->plane + k, sizeof(Pair) * (size_t)block);
+        for (int p = 0; p < planes; p++, y += block)
+            memcpy(y, s->key + p * s->plane + k, sizeof(Cell) * (size_t)block);
 }
 
-/* Values likewise: (blocks of channels, pixels / 2, block), pairs of pixels. */
+/* Values likewise: (blocks of channels, pixels / PER, block). */
 static void values_as_weights(const Patches *a, const Scratch *s) {
-    int block = block_for(a->channels);
-    Pair *y = s->values;
+    int block = block_of(a->channels);
+    Cell *y = s->values;
     for (int c = 0; c < a->channels; c += block)
-        for (int j = 0; j < s->pixels; j += 2, y += block)
+        for (int j = 0; j < s->pixels; j += PER, y += block)
             for (int o = 0; o < block; o += 2) {
-                const Pair *x = s->value + (c + o) / 2 * s->plane + j;
+                const Cell *x = s->value + (c + o) / PER * s->plane + j;
+#if PER == 2
                 y[o] = (x[0] & 0xffffu) | x[1] << 16;
                 y[o + 1] = x[0] >> 16 | (x[1] & 0xffff0000u);
+#else
+                y[o] = x[0];
+                y[o + 1] = x[s->plane];
+#endif
             }
 }
 
@@ -212,15 +209,17 @@ static void make_patch(const Patches *a, int patch, const Scratch *s, const floa
     ptrdiff_t plane = s->plane;
     gather(a, patch, plane, s->own);
     gather(a, a->partners[patch], plane, s->other);
-    for (int c = 0; c < a->channels; c++)
+    for (int c = 0; c < a->channels; c += 2)
         for (int i = 0; i < pixels; i += LANES) {
-            uvec both = load_pairs(s->own + c / 2 * plane + i);
-            store(s->x + c * plane + i, c % 2 ? high(both) : low(both));
+            vec even, odd;
+            load_two(s->own + c / PER * plane + i, plane, &even, &odd);
+            store(s->x + c * plane + i, even);
+            store(s->x + (c + 1) * plane + i, odd);
         }
     for (int step = 0; step < STEPS; step++) {
         Finish f = {.slope = 1.0f};
         normalise(a, s);
-        const Pair *seen = step ? s->normal : s->other;
+        const Cell *seen = step ? s->normal : s->other;
         f.y = s->query;
         layer(s->normal, plane, a->channels, &a->steps[step].query, a->width_of_query, f, plane, pixels);
         f.y = s->key;
@@ -242,7 +241,7 @@ static void make_patch(const Patches *a, int patch, const Scratch *s, const floa
 }
 
 /* All patches; not 0 if there is no memory for it. */
-int32_t sruplift_patches(const Patches *a, int32_t threads) {
+int32_t NAMED(patches)(const Patches *a, int32_t threads) {
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -266,17 +265,17 @@ int32_t sruplift_patches(const Patches *a, int32_t threads) {
     return failed;
 }
 
-/* Mirrored by JoinCall in kernels/library.py. The map that patches are made of, as a map of pairs: where
+/* Mirrored by JoinCall in kernels/library.py. The map that patches are made of, as a map: where
  * patches overlap their sum, times a weight of the row and one of the column. */
 typedef struct {
     const float *patches; /* (patches, channels, side * side) */
     int32_t channels, height, width, side, down, across;
     const int32_t *tops, *lefts;
     const float *rows, *columns;
-    Pair *map;
+    Cell *map;
 } Join;
 
-int32_t sruplift_join_size(void) { return (int32_t)sizeof(Join); }
+int32_t NAMED(join_size)(void) { return (int32_t)sizeof(Join); }
 
 static void join_row(const Join *a, int row, float *sums) {
     ptrdiff_t pairs = (a->channels + 1) / 2, plane = plane_of(a->width), pixels = a->side * a->side;
@@ -293,17 +292,17 @@ static void join_row(const Join *a, int row, float *sums) {
             }
     }
     for (ptrdiff_t p = 0; p < pairs; p++) {
-        Pair *y = a->map + (row * pairs + p) * plane + PAD;
+        Cell *y = a->map + PLANES * (row * pairs + p) * plane + PAD;
         const float *even = sums + 2 * p * plane;
         for (int i = 0; i < a->width; i++) {
             float weight = a->rows[row] * a->columns[i];
-            y[i] = half_of(even[i] * weight) | half_of(even[plane + i] * weight) << 16;
+            put(y + i, plane, even[i] * weight, even[plane + i] * weight);
         }
     }
 }
 
 /* The whole map, whose rows' ends are zeros already; not 0 if there is no memory for it. */
-int32_t sruplift_join(const Join *a, int32_t threads) {
+int32_t NAMED(join)(const Join *a, int32_t threads) {
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -322,7 +321,7 @@ int32_t sruplift_join(const Join *a, int32_t threads) {
 }
 
 /* The mean of each channel of each patch, (patches, channels). */
-void sruplift_patch_means(const Patches *a, float *means, int32_t threads) {
+void NAMED(patch_means)(const Patches *a, float *means, int32_t threads) {
     ptrdiff_t wide = plane_of(a->width), pairs = (a->channels + 1) / 2;
 #pragma omp parallel for num_threads(threads)
     for (int patch = 0; patch < a->down * a->across; patch++) {
@@ -330,13 +329,8 @@ void sruplift_patch_means(const Patches *a, float *means, int32_t threads) {
         for (int c = 0; c < a->channels; c++) {
             float sum = 0;
             for (int i = 0; i < a->side; i++) {
-                const Pair *x = a->map + ((top + i) * pairs + c / 2) * wide + PAD + left;
-                for (int j = 0; j < a->side; j++) {
-                    uint32_t bits = c % 2 ? x[j] & 0xffff0000u : x[j] << 16;
-                    float value;
-                    memcpy(&value, &bits, sizeof value);
-                    sum += value;
-                }
+                const Cell *x = a->map + PLANES * ((top + i) * pairs + c / 2) * wide + PAD + left;
+                for (int j = 0; j < a->side; j++) sum += value_at(x + j, wide, c % 2);
             }
             means[patch * a->channels + c] = sum / (float)(a->side * a->side);
         }

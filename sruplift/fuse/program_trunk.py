@@ -1,4 +1,4 @@
-"""PAN and A2N in bf16: blocks of programs (``kernels.Program``), and PAN's tail as one."""
+"""PAN and A2N with programs (``kernels.Program``): one or two a block, and one of the tail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.fuse.a2n import FusedA2N, FusedAttentionInAttention
-from sruplift.fuse.half_network import HalfNetwork, Head
 from sruplift.fuse.pan import FusedPAN, FusedSCPA
+from sruplift.fuse.program_network import Head, ProgramNetwork
 from sruplift.fuse.rewrites import members
-from sruplift.kernels import Kernels, PairMap, Part, Program
+from sruplift.kernels import Arithmetic, Part, PlaneMap, Program
 from sruplift.models.layers import Frame, UpsamplingStage, bilinear
 from sruplift.models.pan import SCPA
 
@@ -27,30 +27,30 @@ def upsample(program: Program, x: Part, stage: UpsamplingStage) -> Part:
     return program.convolve(x, refine.weight, refine.bias, slope=SLOPE)
 
 
-class HalfBlock:
+class ProgramBlock:
     """One of a trunk's blocks, with programs of its own."""
 
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+    def run(self, size: tuple[int, int], x: PlaneMap, result: PlaneMap, window: int | None) -> None:
         """Write its result for ``x``, of (height, width) ``size``."""
         raise NotImplementedError
 
 
-class HalfTrunk(HalfNetwork):
+class ProgramTrunk(ProgramNetwork):
     """PAN and A2N: a head, blocks, and an end with the tail."""
 
     def __init__(
         self,
         fused: FusedPAN | FusedA2N,
-        kernels: Kernels,
-        blocks: Sequence[HalfBlock],
+        arithmetic: Arithmetic,
+        blocks: Sequence[ProgramBlock],
         window: int | None = None,
     ) -> None:
-        super().__init__(fused, kernels)
+        super().__init__(fused, arithmetic)
         self.blocks, self.window = blocks, window
         stages, last = fused.tail.made_of
         self.features = fused.head.out_channels
-        self.head = Head(fused.head, kernels)
-        self.tail = Program(kernels)
+        self.head = Head(fused.head, arithmetic)
+        self.tail = Program(arithmetic)
         self.deep, self.skip = self.tail.room(self.features), self.tail.room(self.features)
         end = fused.trunk_end
         x = self.tail.convolve(self.deep, end.weight, end.bias, add=self.skip)
@@ -58,8 +58,8 @@ class HalfTrunk(HalfNetwork):
             x = upsample(self.tail, x, stage)
         self.result = self.tail.convolve(x, last.weight, last.bias)
 
-    def in_half(self, lr: Tensor, frame: Frame) -> Tensor:
-        """``enlarge`` in bf16."""
+    def by_programs(self, lr: Tensor, frame: Frame) -> Tensor:
+        """``enlarge``, on the CPU."""
         # Twice, since an image of one pixel passes for contiguous in any order.
         result = bilinear(lr.contiguous(), self.scale).contiguous()
         for image, base in zip(lr, result, strict=True):
@@ -69,7 +69,7 @@ class HalfTrunk(HalfNetwork):
     def _add(self, image: Tensor, base: Tensor) -> None:
         """Add what is missing in ``base``, (3, H * scale, W * scale), to it."""
         size = (image.shape[-2], image.shape[-1])
-        shallow, *rooms = (PairMap(self.kernels, self.features, *size) for _ in range(3))
+        shallow, *rooms = (PlaneMap(self.arithmetic, self.features, *size) for _ in range(3))
         self.head.run(image, shallow)
         x = shallow
         for number, block in enumerate(self.blocks):
@@ -78,11 +78,11 @@ class HalfTrunk(HalfNetwork):
         self.tail.run(size, {self.deep: x, self.skip: shallow, self.result: base})
 
 
-class HalfSCPA(HalfBlock):
+class ProgramSCPA(ProgramBlock):
     """``SCPA`` of PAN."""
 
-    def __init__(self, block: SCPA, kernels: Kernels) -> None:
-        self.program = program = Program(kernels)
+    def __init__(self, block: SCPA, arithmetic: Arithmetic) -> None:
+        self.program = program = Program(arithmetic)
         attention, features = block.attention, block.fuse.out_channels
         self.x, both = program.room(features), program.room(features)
         reduce = torch.cat([block.reduce_plain.weight, block.reduce_attention.weight])
@@ -94,21 +94,21 @@ class HalfSCPA(HalfBlock):
         program.convolve(gated, attention.project.weight, slope=SLOPE, out=both.part(1, 2))
         self.result = program.convolve(both, block.fuse.weight, add=self.x)
 
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+    def run(self, size: tuple[int, int], x: PlaneMap, result: PlaneMap, window: int | None) -> None:
         """Write the block's result for ``x``; nothing is pooled."""
         self.program.run(size, {self.x: x, self.result: result})
 
 
-class HalfAttentionInAttention(HalfBlock):
+class ProgramAttentionInAttention(ProgramBlock):
     """``AttentionInAttention`` of A2N: a program until what is pooled, and one from there."""
 
-    def __init__(self, fused: FusedAttentionInAttention, kernels: Kernels) -> None:
+    def __init__(self, fused: FusedAttentionInAttention, arithmetic: Arithmetic) -> None:
         features, branch = fused.first.out_channels, fused.attention
-        self.kernels, self.weights = kernels, fused.weights
+        self.arithmetic, self.weights = arithmetic, fused.weights
         reduce = fused.weights.reduce
         assert isinstance(reduce, nn.Conv2d)
         self.features, self.pooled = features, reduce.out_channels
-        self.first, self.second = Program(kernels), Program(kernels)
+        self.first, self.second = Program(arithmetic), Program(arithmetic)
         self.x = self.first.room(features)
         self.z = self.first.convolve(self.x, fused.first.weight, slope=SLOPE)
         self.reduced = self.first.convolve(self.z, reduce.weight)
@@ -124,9 +124,9 @@ class HalfAttentionInAttention(HalfBlock):
         self.again = z
         self.result = program.convolve(mixed, fused.last.weight, add=self.skip)
 
-    def run(self, size: tuple[int, int], x: PairMap, result: PairMap, window: int | None) -> None:
+    def run(self, size: tuple[int, int], x: PlaneMap, result: PlaneMap, window: int | None) -> None:
         """Write the block's result for ``x``."""
-        z = PairMap(self.kernels, self.features, *size)
+        z = PlaneMap(self.arithmetic, self.features, *size)
         reduced = torch.zeros(self.pooled, *size, dtype=torch.float32, device="cpu")
         self.first.run(size, {self.x: x, self.z: z, self.reduced: reduced})
         share = self.weights.share(reduced[None], window)[0].expand(1, *size).contiguous()
@@ -134,14 +134,16 @@ class HalfAttentionInAttention(HalfBlock):
         self.second.run(size, {**maps, self.share: share})
 
 
-def half_pan(fused: FusedPAN, kernels: Kernels) -> HalfTrunk:
+def program_pan(fused: FusedPAN, arithmetic: Arithmetic) -> ProgramTrunk:
     """``PAN``."""
     blocks = members(fused.blocks, FusedSCPA)
-    return HalfTrunk(fused, kernels, [HalfSCPA(block.block, kernels) for block in blocks])
+    return ProgramTrunk(
+        fused, arithmetic, [ProgramSCPA(block.block, arithmetic) for block in blocks]
+    )
 
 
-def half_a2n(fused: FusedA2N, kernels: Kernels) -> HalfTrunk:
+def program_a2n(fused: FusedA2N, arithmetic: Arithmetic) -> ProgramTrunk:
     """``A2N``."""
     blocks = members(fused.blocks, FusedAttentionInAttention)
-    made = [HalfAttentionInAttention(block, kernels) for block in blocks]
-    return HalfTrunk(fused, kernels, made, fused.window)
+    made = [ProgramAttentionInAttention(block, arithmetic) for block in blocks]
+    return ProgramTrunk(fused, arithmetic, made, fused.window)
