@@ -20,20 +20,17 @@ class ProgramNetwork(SuperResolver):
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         # Programs have no gradient.
         differentiated = torch.is_grad_enabled() and lr.requires_grad
-        if lr.device.type != "cpu" or differentiated or self._asked_of(lr) != self._own:
+        if lr.device.type != "cpu" or differentiated or not self._is_asked_for(lr):
             return self.fused(lr, frame)
         with torch.autocast("cpu", enabled=False):
             return self.by_programs(lr.float(), frame)
 
-    @staticmethod
-    def _asked_of(lr: Tensor) -> torch.dtype:
-        """What convolutions of ``lr`` are to be in."""
+    def _is_asked_for(self, lr: Tensor) -> bool:
+        """Whether convolutions of ``lr`` are to be in the programs' arithmetic."""
         lower = torch.is_autocast_enabled("cpu")
-        return torch.get_autocast_dtype("cpu") if lower else lr.dtype
-
-    @property
-    def _own(self) -> torch.dtype:
-        return torch.bfloat16 if self.arithmetic.half else torch.float32
+        if self.arithmetic.half:
+            return lower and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return not lower and lr.dtype == torch.float32
 
     def by_programs(self, lr: Tensor, frame: Frame) -> Tensor:
         """``enlarge``, on the CPU."""

@@ -1,16 +1,16 @@
-"""Convolutions and attention of our own for CPUs, compiled where they run.
+"""Convolutions, and patches of HPINet, of our own for CPUs, compiled where they run.
 
 PyTorch's convolutions in float32 multiply nine times for each output pixel and channel of a 3x3
 kernel; those here two and a quarter times (Winograd's minimal filtering), and they apply gates,
 products, sums and activations while a result is in registers. Their C source is compiled once, in a
 few seconds, by the machine's own C compiler for its own processor, and kept in a cache folder.
 
-Where the processor multiplies bf16, convolutions in bf16 are as fast as a matrix product, whose
-rate PyTorch's do not reach with few channels, and a ``Program`` of many keeps what lies between
-them in the cache.
+A ``Program`` of many convolutions keeps what lies between them in the cache, and pixels, not
+channels, in a register's lanes: with few channels nothing is left over. It computes in float32, or
+in bf16, as fast as a matrix product where the processor multiplies that.
 
-Inference exchanges a network's layers for them (``sruplift.fuse.compiled`` and ``half``), training
-the calls that its layers make (``TrainingKernels``), in float32.
+Inference exchanges a network's layers for them (``sruplift.fuse.programs`` and ``compiled``),
+training the calls that its layers make (``TrainingKernels``), in float32.
 """
 
 from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps, suits

@@ -21,8 +21,8 @@ from sruplift.errors import CompilerError
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
-# Seconds; it takes two or three.
-PATIENCE = 60
+# Seconds; it takes five or so.
+PATIENCE = 120
 
 
 def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
@@ -157,8 +157,11 @@ def _run(commands: Sequence[Sequence[str]], ends: float) -> str:
         CompilerError: one fails, or takes too long.
     """
     with contextlib.ExitStack() as stack:
-        left, every_word = [stack.enter_context(_start(command)) for command in commands], ""
+        left: list[subprocess.Popen[str]] = []
+        every_word = ""
         try:
+            for command in commands:
+                left.append(stack.enter_context(_start(command)))
             while left:
                 _, said = left[0].communicate(timeout=max(ends - time.monotonic(), 0))
                 if code := left.pop(0).returncode:
@@ -177,15 +180,18 @@ def _run(commands: Sequence[Sequence[str]], ends: float) -> str:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CompilerError(f"{command[0]} cannot be started: {error}") from error
 
 
 def _failed(compiler: str, said: str, code: int) -> CompilerError:

@@ -73,8 +73,7 @@ ALWAYS void after(const vec m[SUMMED], vec y[FILTERED]) {
     y[3] = 0.5f * q + 2 * s + m[5];
 }
 
-/* B' d B of a plane's tiles, of which the first begins a pixel before ``rows``' places. The 36 results are
- * ``step`` apart. */
+/* B' d B of a plane's tiles, from ``rows``' places on. The 36 results are ``step`` apart. */
 static void take_tiles(const float *const rows[SUMMED], int tiles, float *v, ptrdiff_t step) {
     float columns[SUMMED][4][MOST_TILES + LANES]; /* each fourth of a row, from its first to fourth on */
     for (int t = 0; t <= tiles; t += LANES) {

@@ -1,4 +1,4 @@
-/* What both kernels share: vectors of channels, an exponential, and small matrix products whose sums
+/* What all kernels share: vectors of channels, an exponential, and small matrix products whose sums
  * stay in registers. Needs GCC or Clang (vector extensions). */
 
 #ifndef SRUPLIFT_LANES_H

@@ -158,10 +158,16 @@ class JoinCall(ctypes.Structure):
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "sruplift_conv_size": ConvCall,
     "sruplift_gradient_size": GradientCall,
-    "sruplift_half_map_size": MapCall,
-    "sruplift_half_op_size": OpCall,
-    "sruplift_half_join_size": JoinCall,
-    "sruplift_half_patches_size": PatchesCall,
+    **{
+        f"sruplift_{arithmetic}_{name}_size": call
+        for arithmetic in ("half", "single")
+        for name, call in (
+            ("map", MapCall),
+            ("op", OpCall),
+            ("join", JoinCall),
+            ("patches", PatchesCall),
+        )
+    },
 }
 
 
@@ -181,12 +187,13 @@ class Kernels:
         try:
             library = ctypes.CDLL(str(self.path))
             fits = all(library[name]() == ctypes.sizeof(each) for name, each in STRUCTURES.items())
+            for arithmetic in ("half", "single") if fits else ():
+                cells = getattr(library, f"sruplift_{arithmetic}_cells")
+                cells.restype = ctypes.c_int64
         except (OSError, AttributeError) as error:
             raise CompilerError(f"compiled kernels cannot be loaded: {error}") from error
         if not fits:
             raise CompilerError(f"the compiled kernels are of another version: {self.path}")
-        library.sruplift_half_cells.restype = ctypes.c_int64
-        library.sruplift_single_cells.restype = ctypes.c_int64
         return library
 
     @functools.cached_property
@@ -215,6 +222,7 @@ class Arithmetic:
 
     def function(self, name: str) -> Any:
         """The library's function of that name, for this arithmetic."""
+        # By attribute: an index would make another one, which returns ``int``.
         return getattr(self.kernels.library, f"sruplift_{'half' if self.half else 'single'}_{name}")
 
     @functools.cached_property

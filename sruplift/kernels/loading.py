@@ -138,37 +138,43 @@ def _programs(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _rows(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the networks have follow, in rows that are longer than vectors."""
-    some, size, rounding = _random(), (9, 149), 1000 if arithmetic.half else 1
-    for kernel, (sigmoid, slope, names) in itertools.product(
-        (1, 3),
-        (
-            (0, 1.0, ()),
-            (0, 0.2, ()),
-            (1, 1.0, ()),
-            (0, 1.0, ("mul",)),
-            (0, 1.0, ("add",)),
-            (1, 0.2, ("mul",)),
-        ),
-    ):
-        weight, x = some(24, 8, kernel, kernel) / (8 * kernel**2) ** 0.5, some(8, *size)
-        program = Program(arithmetic)
-        source, others = program.room(8), {name: program.room(24) for name in names}
+    """What the networks have follow, with every block of outputs, in rows longer than vectors."""
+    some, size, rounding = _random(), (9, 149), _rounding(arithmetic)
+    kinds = (
+        (24, 0, 1.0, ()),
+        (40, 0, 0.2, ()),
+        (20, 1, 1.0, ()),
+        (8, 0, 1.0, ("mul",)),
+        (14, 0, 1.0, ("add",)),
+        (4, 1, 0.2, ("mul",)),
+    )
+    for kernel, (outputs, sigmoid, slope, names) in itertools.product((1, 3), kinds):
+        weight = some(outputs, 8, kernel, kernel) / (8 * kernel**2) ** 0.5
+        x, program = some(8, *size), Program(arithmetic)
+        source, others = program.room(8), {name: program.room(outputs) for name in names}
         mul, add = others.get("mul"), others.get("add")
         first = program.convolve(source, weight, sigmoid=sigmoid, mul=mul, add=add, slope=slope)
-        end = program.convolve(first, torch.eye(24)[:, :, None, None])
-        maps, result = {name: some(24, *size) for name in names}, some(24, *size) * 0
+        end = program.convolve(first, torch.eye(outputs)[:, :, None, None])
+        maps, result = {name: some(outputs, *size) for name in names}, some(outputs, *size) * 0
         given = {others[name]: PlaneMap.of(arithmetic, each) for name, each in maps.items()}
         program.run(size, {source: PlaneMap.of(arithmetic, x), end: result, **given})
         expected = F.conv2d(x, weight, padding=kernel // 2)
         expected = expected.sigmoid() if sigmoid else expected
         expected = expected * maps.get("mul", 1) + maps.get("add", 0)
         yield result / rounding, F.leaky_relu(expected, slope) / rounding
+    # Outputs that become pixels.
+    weight, x, program = some(4 * 6, 8, 3, 3) / 72**0.5, some(8, *size), Program(arithmetic)
+    source = program.room(8)
+    end = program.convolve(source, weight, shuffle=2)
+    result = torch.zeros(6, 2 * size[0], 2 * size[1])
+    program.run(size, {source: PlaneMap.of(arithmetic, x), end: result})
+    pixels = F.conv2d(x, weight, padding=1).view(2, 2, 6, *size).permute(2, 3, 0, 4, 1)
+    yield result / rounding, pixels.reshape(result.shape) / rounding
 
 
 def _chains(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     """Two layers and what one is mixed with, through maps that are not whole in memory."""
-    some = _random()
+    some, rounding = _random(), _rounding(arithmetic)
     for enlarge in (1, 2, 3):
         size = (50, 20)  # more rows than are kept
         x = (8 * some(4, *size)).round() / 8
@@ -185,12 +191,12 @@ def _chains(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
         before = F.conv2d(wide, weights[0], padding=1)[0]
         after = F.conv2d(before[None], weights[1], padding=1)[0]
         expected = F.leaky_relu(torch.lerp(before, after, share), 0.2)
-        yield result / 1000, expected / 1000
+        yield result / rounding, expected / rounding
 
 
 def _patches(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
-    """A thousandth of them, since maps between their layers are rounded to three digits."""
     some, side, channels, query, hidden = _random(), 8, 6, 4, 10
+    rounding = _rounding(arithmetic)
     shapes = ((query, channels),) * 2 + ((channels,) * 2, (hidden, channels), (channels, hidden))
     steps = [[(some(*shape) / 4, some(shape[0]) / 4) for shape in shapes] for _ in range(3)]
     x, partners = some(channels, side, side + 3).bfloat16().float(), torch.tensor([1, 0])
@@ -203,7 +209,7 @@ def _patches(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
         weights = (F.linear(own, *asks) @ F.linear(seen, *keys).mT).softmax(-1)
         y = y + weights @ F.linear(seen, *values)
         y = y + F.linear(F.gelu(F.linear(F.layer_norm(y, y.shape[-1:]), *widen)), *narrow)
-    yield made / 1000, y.mT / 1000
+    yield made / rounding, y.mT / rounding
     joined = join(arithmetic, made, ([0], [0, 3]), (torch.ones(side), torch.ones(side + 3)))
     program = Program(arithmetic)
     source = program.room(channels)
@@ -212,7 +218,12 @@ def _patches(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     program.run((side, side + 3), {source: joined, end: result})
     first, second = made.view(2, channels, side, side)
     expected = F.pad(first, (0, 3)) + F.pad(second, (3, 0))
-    yield result / 1000, expected / 1000
+    yield result / rounding, expected / rounding
+
+
+def _rounding(arithmetic: Arithmetic) -> int:
+    """By how much to divide what is rounded between layers, in bf16 to three digits."""
+    return 1000 if arithmetic.half else 1
 
 
 class _random:  # noqa: N801 - is called like a function

@@ -220,7 +220,9 @@ class Program:
             maps: at least those that no convolution makes, and the result's, which is written to;
                 by any part of them. A tensor (C, H, W) of float32 on the CPU, whose pixels lie side
                 by side, may stand for the result's, if one convolution makes it and none reads it:
-                then the result is added to it. For planes there are such tensors only.
+                then the result is added to it. For planes there are such tensors only. What
+                another convolution makes and none reads is not written; rows of a map that are made
+                and read in the program may be written by two threads, with the same values.
 
         Raises:
             ValueError: maps are missing, or of other sizes.

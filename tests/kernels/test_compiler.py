@@ -237,7 +237,9 @@ def test_a_folder_that_is_a_file_is_a_sentence(source: Path) -> None:
         ("cells.h", "if (add) {", "if (add && mul) {"),
         ("cells.h", "float *y = f->image + (first", "float *y = f->image + (0 * first"),
         ("program.h", "b->newest[map] - row + 1", "b->newest[map] - row"),
-        ("patches.h", "total + first + i", "less + first + i"),
+        ("patches.h", "inverse(load(", "0.99f * inverse(load("),
+        ("cells.h", "0.254829592f", "0.27f"),
+        ("filter_single.h", "+= s.planes * s.plane)", "+= s.plane)"),
     ],
 )
 def test_code_that_computes_something_else_is_refused(
