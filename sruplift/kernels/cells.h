@@ -1,5 +1,5 @@
-/* What programs and patches share: maps with pixels in lanes, sums of products, and what follows a layer
- * while its result is in registers. Sums are in float32. Needs GCC or Clang (vector extensions).
+/* What programs and patches share: maps with pixels in lanes, sums of products, and what follows a
+ * layer while its result is in registers. Sums are in float32. Needs GCC or Clang (vector extensions).
  *
  * Who includes it says how many channels a plane of a map holds, PER: two in bf16, whose values lie
  * side by side in a cell, or one in float32. Maps have an even number of channels, the last of which
@@ -278,9 +278,10 @@ static inline void add_some(float *y, int step, vec x, int count) {
         for (int i = 0; i < count && i < LANES; i++) y[i * step] += x[i];
 }
 
-/* What follows the sums of two channels, whatever it is, for LANES pixels of which ``count`` are in the row. */
-static void finish(const Finish *f, int output, ptrdiff_t plane, int column, int count,
-                          vec even, vec odd) {
+/* What follows the sums of two channels, whatever it is, for LANES pixels of which ``count`` are in
+ * the row. */
+static void finish(const Finish *f, int output, ptrdiff_t plane, int column, int count, vec even,
+                   vec odd) {
     ptrdiff_t at = output / PER * plane + column;
     if (f->most) {
         store(f->most + column, larger(larger(even, odd), load(f->most + column)));
@@ -339,15 +340,15 @@ static void finish(const Finish *f, int output, ptrdiff_t plane, int column, int
 #define ALWAYS static inline __attribute__((always_inline))
 
 /* The same for whole vectors where little follows, which is known when it is compiled. */
-ALWAYS void finish_whole(const Finish *f, int sigmoid, int mul, int add, int slope, int first, int count,
+ALWAYS void finish_whole(const Finish *f, int activation, int mul, int add, int slope, int first, int count,
                          int vectors, ptrdiff_t plane, int column, const vec *sums) {
     for (int o = 0; o < count; o += 2) {
         ptrdiff_t at = (first + o) / PER * plane + column;
         for (int v = 0; v < vectors; v++, at += LANES) {
             vec even = sums[o * vectors + v], odd = sums[(o + 1) * vectors + v], by, next;
-            if (sigmoid) {
-                even = logistic(even);
-                odd = logistic(odd);
+            if (activation) {
+                even = activated(even, activation);
+                odd = activated(odd, activation);
             }
             if (mul) {
                 load_two(f->mul + at, plane, &by, &next);
@@ -399,13 +400,14 @@ ALWAYS void finish_image(const Finish *f, int first, int count, int vectors, int
     }
 }
 
+/* What follows the sums (count, vectors), as it is. */
 ALWAYS void finish_any(const Finish *f, int first, int count, int vectors, ptrdiff_t plane, int column,
                        int width, const vec *sums) {
     if (f->nothing) return;
     if (column + vectors * LANES <= width) {
         int leaks = f->slope != 1.0f;
-        int is = (f->activation == 1 ? 1 : f->activation ? 64 : 0) | (f->mul ? 2 : 0) |
-                 (f->add ? 4 : 0) | (leaks ? 8 : 0) | (f->times ? 16 : 0) |
+        int is = (f->activation == 1 ? 1 : f->activation == 3 ? 32 : f->activation ? 64 : 0) |
+                 (f->mul ? 2 : 0) | (f->add ? 4 : 0) | (leaks ? 8 : 0) | (f->times ? 16 : 0) |
                  (f->share || f->most ? 64 : 0);
         if (f->less) {
             finish_weights(f, first, count, vectors, plane, column, sums);
@@ -429,6 +431,9 @@ ALWAYS void finish_any(const Finish *f, int first, int count, int vectors, ptrdi
             WHOLE(0, 1, 0, 0)
             WHOLE(0, 0, 1, 0)
             WHOLE(1, 1, 0, 1)
+        case 32:
+            finish_whole(f, 3, 0, 0, 0, first, count, vectors, plane, column, sums);
+            return;
         }
     }
     for (int v = 0; v < vectors && column + v * LANES < width; v++) {
@@ -439,7 +444,7 @@ ALWAYS void finish_any(const Finish *f, int first, int count, int vectors, ptrdi
     }
 }
 
-/* What follows the sums (COUNT, VECTORS) of outputs from ``first`` on for pixels from ``column`` on. */
+/* What follows the sums of outputs from ``first`` on for pixels from ``column`` on. */
 #define FINISHER(COUNT, VECTORS)                                                                  \
     static __attribute__((noinline)) void finish##COUNT##x##VECTORS(                              \
         const Finish *f, int first, ptrdiff_t plane, int column, int width, const vec *sums) {    \

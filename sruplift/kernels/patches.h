@@ -1,6 +1,6 @@
-/* HPINet's patches on CPUs, in bf16 or float32 (``PER``): attention and the layers for each pixel, all of a patch in a
- * core's cache. A patch's pixels are in lanes; keys and values take the place of a layer's weights.
- * What lanes beyond the last pixel hold goes nowhere.
+/* HPINet's patches on CPUs, in bf16 or float32 (``PER``): attention and the layers for each pixel, all
+ * of a patch in a core's cache. A patch's pixels are in lanes; keys and values take the place of a
+ * layer's weights. What lanes beyond the last pixel hold goes nowhere.
  */
 
 #include "cells.h"
