@@ -166,7 +166,7 @@ def _rows(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:
     weight, x, program = some(4 * 6, 8, 3, 3) / 72**0.5, some(8, *size), Program(arithmetic)
     source = program.room(8)
     end = program.convolve(source, weight, shuffle=2)
-    result = torch.zeros(6, 2 * size[0], 2 * size[1])
+    result = some(6, 2 * size[0], 2 * size[1]) * 0
     program.run(size, {source: PlaneMap.of(arithmetic, x), end: result})
     pixels = F.conv2d(x, weight, padding=1).view(2, 2, 6, *size).permute(2, 3, 0, 4, 1)
     yield result / rounding, pixels.reshape(result.shape) / rounding
