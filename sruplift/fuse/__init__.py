@@ -33,8 +33,8 @@ _FUSED: dict[type[nn.Module], Callable[..., SuperResolver]] = {
 # ``InputNeeds.memory`` of what comes out, by scale: its maps at high resolution exist in strips,
 # and HPINet's weights of attention for some patches at a time. Measured as the engine's constants
 # are, at 256x256 LR pixels (HPINet: 320x320), all variants, in bf16 and in fp32 with and without
-# ``kernels``; the largest, rounded up. ``programs`` take far less, HPINet's an
-# eighth, but not everything is computed by them.
+# ``kernels``; the largest, rounded up. ``programs`` take far less,
+# HPINet's an eighth, but not everything is computed by them.
 _MEMORY: dict[type[nn.Module], dict[int, float]] = {
     PAN: {2: 0.75, 3: 0.85, 4: 0.45},
     A2N: {2: 1.1, 3: 0.85, 4: 0.45},
