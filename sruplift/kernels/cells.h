@@ -337,8 +337,6 @@ static void finish(const Finish *f, int output, ptrdiff_t plane, int column, int
     store_two(f->y + at, plane, even, odd);
 }
 
-#define ALWAYS static inline __attribute__((always_inline))
-
 /* The same for whole vectors where little follows, which is known when it is compiled. */
 ALWAYS void finish_whole(const Finish *f, int activation, int mul, int add, int slope, int first, int count,
                          int vectors, ptrdiff_t plane, int column, const vec *sums) {

@@ -178,22 +178,12 @@ DEPTHWISE(depthwise5, 5)
 static inline void transform_output(const float *m, ptrdiff_t step, vec y[4][4]) {
     vec t[4][6];
     EVERY for (int j = 0; j < 6; j++) {
-        vec s[6];
+        vec s[6], e[4];
         EVERY for (int i = 0; i < 6; i++) s[i] = load(m + (6 * i + j) * step);
-        vec a = s[1] + s[2], b = s[1] - s[2], e = s[3] + s[4], f = s[3] - s[4];
-        t[0][j] = s[0] + a + e;
-        t[1][j] = A * b + 2 * A * f;
-        t[2][j] = 0.5f * a + 2 * e;
-        t[3][j] = 0.5f * A * b + (4 * A * f + s[5]);
+        after(s, e);
+        EVERY for (int i = 0; i < 4; i++) t[i][j] = e[i];
     }
-    EVERY for (int i = 0; i < 4; i++) {
-        vec *s = t[i];
-        vec a = s[1] + s[2], b = s[1] - s[2], e = s[3] + s[4], f = s[3] - s[4];
-        y[i][0] = s[0] + a + e;
-        y[i][1] = A * b + 2 * A * f;
-        y[i][2] = 0.5f * a + 2 * e;
-        y[i][3] = 0.5f * A * b + (4 * A * f + s[5]);
-    }
+    EVERY for (int i = 0; i < 4; i++) after(t[i], y[i]);
 }
 
 /* How a thread works through a row of tiles: so many at a time, a multiple of 8, that its two

@@ -1,12 +1,12 @@
-/* 3x3 kernels in float32 by Winograd's F(4x4, 3x3), with the points of winograd.h: four rows together,
+/* 3x3 kernels in float32 by Winograd's F(4x4, 3x3), with what points.h has: four rows together,
  * in tiles of 4x4 pixels, each lane another tile of a row. Part of program.h.
  */
 
 #define FILTERED 4
 #define SUMMED 6
 #define POINTS 36
-#define POINT_TAPS 1
-#define A 0.70710678118654752f
+
+#include "points.h"
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(P, Q, ...) __builtin_shufflevector(P, Q, __VA_ARGS__)
@@ -42,35 +42,18 @@ typedef struct {
     Cell *scratch;
 } Filtering;
 
-/* Vectors of tiles at a time, for blocks of which fewer pixels would do. */
-#define MOST_VECTORS 3
-#define MOST_TILES (MOST_VECTORS * LANES)
+/* Vectors of tiles at a time: as many, or one. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define WHOLE_TILES 2
+#else
+#define WHOLE_TILES 3
+#endif
+#define MOST_TILES (WHOLE_TILES * LANES)
 
 /* Cells that it takes. */
 static size_t filter_scratch(int planes, int outputs, ptrdiff_t plane) {
     (void)plane;
     return (size_t)(planes + outputs) * POINTS * MOST_TILES;
-}
-
-/* B' d, of six values. */
-ALWAYS void before(const vec d[SUMMED], vec y[SUMMED]) {
-    vec p = d[4] - 2 * d[2], q = A * (d[3] - 2 * d[1]);
-    vec r = d[4] - 0.5f * d[2], s = 2 * A * (d[3] - 0.5f * d[1]);
-    y[0] = d[0] - 2.5f * d[2] + d[4];
-    y[1] = p + q;
-    y[2] = p - q;
-    y[3] = r + s;
-    y[4] = r - s;
-    y[5] = d[1] - 2.5f * d[3] + d[5];
-}
-
-/* A' m, of six values. */
-ALWAYS void after(const vec m[SUMMED], vec y[FILTERED]) {
-    vec p = m[1] + m[2], q = A * (m[1] - m[2]), r = m[3] + m[4], s = 2 * A * (m[3] - m[4]);
-    y[0] = m[0] + p + r;
-    y[1] = q + s;
-    y[2] = 0.5f * p + 2 * r;
-    y[3] = 0.5f * q + 2 * s + m[5];
 }
 
 /* B' d B of a plane's tiles, from ``rows``' places on. The 36 results are ``step`` apart. */
@@ -156,10 +139,8 @@ typedef void Multiply(const Source *s, const float *w, int blocks, float *m);
 
 /* Blocks as they are for rows, but for vectors, of which there are one or WHOLE_TILES. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-#define WHOLE_TILES 2
 #define EVERY_WHOLE(DO) DO(12, 12, 2) DO(10, 10, 2) DO(8, 8, 2) DO(4, 4, 2) DO(2, 2, 2)
 #else
-#define WHOLE_TILES 3
 #define EVERY_WHOLE(DO) DO(12, 4, 3) DO(8, 4, 3) DO(4, 4, 3) DO(2, 2, 3)
 #endif
 #define MULTIPLY_ONE(BLOCK, COUNT, VECTORS) MULTIPLY(BLOCK, BLOCK, 1)

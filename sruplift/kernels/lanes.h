@@ -25,6 +25,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #define EVERY _Pragma("GCC unroll 16")
+#define ALWAYS static inline __attribute__((always_inline))
 /* Keeps a value in a register: compilers would load it again for each of its products. */
 #if (defined(__AVX512F__) && LANES == 16) || (defined(__AVX__) && LANES == 8) ||                  \
     (defined(__SSE__) && LANES == 4)

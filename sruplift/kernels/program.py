@@ -19,7 +19,7 @@ from sruplift.kernels.library import Arithmetic, MapCall, OpCall
 MOST = 24
 # From so few outputs on, what filtering a 3x3 kernel takes is repaid.
 FEWEST_FILTERED = 8
-# Of Winograd's F(4, 3), as in winograd.h: the points are 0, +-A, +-1 / A and infinity.
+# Of Winograd's F(4, 3), as in points.h: the points are 0, +-A, +-1 / A and infinity.
 A = 0.5**0.5
 
 

@@ -1,42 +1,25 @@
 /* Winograd's minimal filtering of 4x4 outputs by 3x3 kernels: what a convolution and the gradient of
  * its kernel share.
- *
- * Source of F(4x4, 3x3): A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
- * Networks", CVPR 2016. Its points are 0, +-A, +-1/A and infinity with A * A = 1/2, which round off
- * half as much as the usual 0, +-1, +-2.
  */
 
 #ifndef SRUPLIFT_WINOGRAD_H
 #define SRUPLIFT_WINOGRAD_H
 
-#include "lanes.h"
-
-#define A 0.70710678118654752f /* a point; the other is 2 * A, its inverse */
+#include "points.h"
 
 /* B' d B of a tile's pixels, the 36 results a step apart. */
 static inline void transform_input(vec d[6][6], float *v, ptrdiff_t step) {
     vec t[6][6];
     EVERY for (int j = 0; j < 6; j++) {
-        vec p = d[4][j] - 2 * d[2][j], q = d[3][j] - 2 * d[1][j];
-        vec r = d[4][j] - 0.5f * d[2][j], s = d[3][j] - 0.5f * d[1][j];
-        t[0][j] = d[0][j] - 2.5f * d[2][j] + d[4][j];
-        t[1][j] = p + A * q;
-        t[2][j] = p - A * q;
-        t[3][j] = r + 2 * A * s;
-        t[4][j] = r - 2 * A * s;
-        t[5][j] = d[1][j] - 2.5f * d[3][j] + d[5][j];
+        vec c[6], e[6];
+        EVERY for (int i = 0; i < 6; i++) c[i] = d[i][j];
+        before(c, e);
+        EVERY for (int i = 0; i < 6; i++) t[i][j] = e[i];
     }
     EVERY for (int i = 0; i < 6; i++) {
-        vec *e = t[i];
-        float *o = v + 6 * i * step;
-        vec p = e[4] - 2 * e[2], q = e[3] - 2 * e[1];
-        vec r = e[4] - 0.5f * e[2], s = e[3] - 0.5f * e[1];
-        store(o, e[0] - 2.5f * e[2] + e[4]);
-        store(o + step, p + A * q);
-        store(o + 2 * step, p - A * q);
-        store(o + 3 * step, r + 2 * A * s);
-        store(o + 4 * step, r - 2 * A * s);
-        store(o + 5 * step, e[1] - 2.5f * e[3] + e[5]);
+        vec e[6];
+        before(t[i], e);
+        EVERY for (int j = 0; j < 6; j++) store(v + (6 * i + j) * step, e[j]);
     }
 }
 
