@@ -46,6 +46,9 @@ class DataConfig(_Strict):
     """Edge of a training crop in LR pixels."""
     places: int = Field(1, ge=1)
     """At how many places a patch may be cut, of which fine detail decides (``data.choose``)."""
+    recolored: float = Field(0, ge=0, le=1)
+    """Share of the patches that get their channels in another order, or their negative, or both
+    (``data.recolor``)."""
     batch_size: int = Field(16, ge=1)
     """Patches in one step, over all processes."""
     accumulate: int = Field(1, ge=1)

@@ -7,6 +7,7 @@ generator's state: a resumed run, a run on two processes and a run with a loader
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from sruplift.resize import bicubic, modcrop
 HOLD_OUT = 20
 # LR pixels around a patch so that the degradation of a crop equals that of the whole image.
 MARGIN = 4
+# The orders of three channels, the usual one first.
+ORDERS = torch.tensor(list(itertools.permutations(range(3))))
+COLORS = 2 * len(ORDERS)
 # So that flat places (of a mean square below it, 60 dB) are as likely as each other.
 LEAST_DETAIL = 1e-6
 
@@ -35,7 +39,7 @@ class Samples:
     """Where a batch's patches lie: each at one of its places.
 
     ``image`` (B,); ``top`` and ``left`` (B, places) in LR pixels; ``choice`` (B,), from 0 to 1, for
-    ``choose``; ``transform`` (B,).
+    ``choose``; ``transform`` (B,), for ``dihedral``; ``color`` (B,), for ``recolor``.
     """
 
     image: Tensor
@@ -43,21 +47,36 @@ class Samples:
     left: Tensor
     choice: Tensor
     transform: Tensor
+    color: Tensor
 
     def shard(self, rank: int, processes: int) -> Samples:
         """The part of one process of many."""
-        parts = (self.image, self.top, self.left, self.choice, self.transform)
-        return Samples(*(part.tensor_split(processes)[rank] for part in parts))
+        return Samples(*(part.tensor_split(processes)[rank] for part in self.columns()))
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """All of them, in order."""
+        parts = (self.image, self.top, self.left, self.choice)
+        return (*parts, self.transform, self.color)
 
 
 class Sampler:
     """Draws patches: every image once an epoch, in an order and at places set by the seed."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], seed: int, places: int = 1) -> None:
-        """``sizes``: LR (height, width) of each image; ``places`` to choose from, of a patch."""
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        seed: int,
+        places: int = 1,
+        recolored: float = 0.0,
+    ) -> None:
+        """``sizes``: LR (height, width) of each image; ``places`` to choose from, of a patch.
+
+        ``recolored``: of how many patches the colours change, as a share.
+        """
         self.sizes = torch.tensor(sizes)
         self.seed = seed
         self.places = places
+        self.recolored = recolored
 
     def draw(self, first: int, count: int, patch_size: int) -> Samples:
         """The samples number ``first`` to ``first + count - 1`` of the run."""
@@ -68,7 +87,9 @@ class Sampler:
         top, left = (random * room[..., None]).long()
         transform = torch.randint(8, (count,), generator=generator)
         choice = torch.rand(count, generator=generator)
-        return Samples(images, top, left, choice, transform)
+        changes = torch.rand(count, generator=generator) < self.recolored
+        color = torch.randint(1, COLORS, (count,), generator=generator) * changes
+        return Samples(images, top, left, choice, transform, color)
 
     def _image(self, sample: int) -> int:
         epoch, position = divmod(sample, len(self.sizes))
@@ -100,10 +121,8 @@ class PatchCache:
 
     def batch(self, samples: Samples, patch_size: int, scale: int) -> tuple[Tensor, Tensor]:
         """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
-        image, choice, transform = (
-            part.to(self.device) for part in (samples.image, samples.choice, samples.transform)
-        )
-        top, left = (part.to(self.device) for part in (samples.top, samples.left))
+        columns = (part.to(self.device) for part in samples.columns())
+        image, top, left, choice, transform, color = columns
         count, places = top.shape
         chosen = torch.zeros_like(image)
         if places > 1:
@@ -114,7 +133,7 @@ class PatchCache:
         top, left = (part.gather(1, chosen[:, None])[:, 0] for part in (top, left))
         lr = self._lr[scale].cut(image, top, left, transform, patch_size)
         hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
-        return lr, hr
+        return recolor(lr, color), recolor(hr, color)
 
 
 class Pixels:
@@ -173,14 +192,33 @@ def choose(hr: Tensor, scale: int, choice: Tensor) -> Tensor:
     return (share < choice[:, None] * share[:, -1:]).sum(1).clamp(max=hr.shape[1] - 1)
 
 
-# Image, tops, lefts, choice, transform, patch size, scale.
-PatchItem = tuple[int, Sequence[int], Sequence[int], float, int, int, int]
+def recolor(patches: Tensor, color: Tensor) -> Tensor:
+    """The same pictures in other colours, of which a network should think no differently.
+
+    Args:
+        patches: (B, 3, H, W), float in [0, 1] or ``uint8``.
+        color: (B,), from 0 to 11. Half of it tells the order of the channels, 0 the usual one; odd
+            ones make a negative, too.
+
+    Returns:
+        What ``patches`` is.
+    """
+    if not color.any():
+        return patches
+    order = ORDERS.to(patches.device)[color // 2]
+    swapped = patches.gather(1, order[:, :, None, None].expand_as(patches))
+    white = 1 if patches.is_floating_point() else 255
+    return torch.where((color % 2 > 0)[:, None, None, None], white - swapped, swapped)
+
+
+# Image, tops, lefts, choice, transform, color, patch size, scale.
+PatchItem = tuple[int, Sequence[int], Sequence[int], float, int, int, int, int]
 
 
 class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """The same patches, each cut from its file when asked for: for data larger than memory.
 
-    An item is (image, tops, lefts, choice, transform, patch_size, scale), as numbers.
+    An item is (image, tops, lefts, choice, transform, color, patch_size, scale), as numbers.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -190,7 +228,7 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return len(self.files)
 
     def __getitem__(self, item: PatchItem) -> tuple[Tensor, Tensor]:
-        image, tops, lefts, choice, transform, patch_size, s = item
+        image, tops, lefts, choice, transform, color, patch_size, s = item
         hr = modcrop(read_hr(self.files[image]), s)
         chosen = 0
         if len(tops) > 1:
@@ -205,7 +243,11 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         around = bicubic(hr[:, y0 * s : y1 * s, x0 * s : x1 * s], Fraction(1, s))
         lr = around[:, top - y0 :, left - x0 :][:, :patch_size, :patch_size]
         hr = hr[:, top * s : (top + patch_size) * s, left * s : (left + patch_size) * s]
-        return dihedral(lr, transform).contiguous(), dihedral(hr, transform).contiguous()
+        lr, hr = (
+            recolor(dihedral(each, transform)[None], torch.tensor([color]))[0].contiguous()
+            for each in (lr, hr)
+        )
+        return lr, hr
 
 
 def list_images(folders: Iterable[Path]) -> list[Path]:

@@ -47,7 +47,10 @@ class Patches:
         self.cache = data.PatchCache(self.files, scales, place) if place else None
         self.samplers = {
             scale: data.Sampler(
-                data.read_lr_sizes(self.files, scale), config.seed, config.data.places
+                data.read_lr_sizes(self.files, scale),
+                config.seed,
+                config.data.places,
+                config.data.recolored,
             )
             for scale in scales
         }
@@ -83,8 +86,7 @@ class Patches:
         def items() -> Iterator[list[data.PatchItem]]:
             for drawn, patch_size, scale, count in self._draws(iteration, samples):
                 counts.append(count)
-                columns = (drawn.image, drawn.top, drawn.left, drawn.choice, drawn.transform)
-                rows = zip(*(column.tolist() for column in columns), strict=True)
+                rows = zip(*(column.tolist() for column in drawn.columns()), strict=True)
                 yield [(*row, patch_size, scale) for row in rows]
 
         loader = torch.utils.data.DataLoader(

@@ -454,7 +454,7 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
         if key in ("kernels", "validate_every", "log_every", "checkpoint_every"):
             continue
         if key == "data":
-            cut = ("patch_size", "batch_size", "places")
+            cut = ("patch_size", "batch_size", "places", "recolored")
             same = all(now[key][k] == then[key][k] for k in cut)
         else:
             same = now[key] == then[key]

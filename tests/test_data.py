@@ -37,14 +37,15 @@ def files(tmp_path: Path) -> list[Path]:
 def test_cache_and_files_cut_the_same_patches(files: list[Path], scale: int, places: int) -> None:
     cache = data.PatchCache(files, [2, 3, 4], torch.device("cpu"))
     reader = data.PatchFiles(files)
-    sampler = data.Sampler(data.read_lr_sizes(files, scale), 5, places)
+    sampler = data.Sampler(data.read_lr_sizes(files, scale), 5, places, recolored=0.7)
     samples = sampler.draw(0, 24, 7)
     lr, hr = cache.batch(samples, 7, scale)
     assert lr.shape == (24, 3, 7, 7)
     assert hr.shape == (24, 3, 7 * scale, 7 * scale)
     assert len(samples.transform.unique()) > 4
-    columns = (samples.image, samples.top, samples.left, samples.choice, samples.transform)
-    for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+    assert len(samples.color.unique()) > 6
+    columns = (column.tolist() for column in samples.columns())
+    for i, row in enumerate(zip(*columns, strict=True)):
         lr_file, hr_file = reader[(*row, 7, scale)]
         assert torch.equal((lr[i] * 255).round().byte(), lr_file)
         assert torch.equal((hr[i] * 255).round().byte(), hr_file)
@@ -80,6 +81,33 @@ def test_each_patch_has_its_places_in_the_same_image() -> None:
     assert one.top.shape == (16, 1)
     assert four.left.shape == (16, 4)
     assert four.left.unique().numel() > 16
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_recolored_patches(dtype: torch.dtype) -> None:
+    patches = torch.randint(256, (12, 3, 4, 5), dtype=torch.uint8)
+    white = 255
+    if dtype == torch.float32:
+        patches, white = patches.float() / 256, 1
+    found = data.recolor(patches, torch.arange(12))
+    assert torch.equal(found[0], patches[0])
+    assert torch.equal(found[1], white - patches[1])
+    assert torch.equal(found[2], patches[2][[0, 2, 1]])
+    for number, (before, after) in enumerate(zip(patches, found, strict=True)):
+        levels = white - after if number % 2 else after
+        assert sorted(map(str, levels.tolist())) == sorted(map(str, before.tolist()))
+    one = patches[:1].expand(12, -1, -1, -1)
+    assert len(data.recolor(one, torch.arange(12)).unique(dim=0)) == 12
+
+
+def test_how_many_are_recolored() -> None:
+    """And nothing else of a run changes with it."""
+    plain, some = (data.Sampler([(30, 40)] * 7, 1, recolored=x).draw(0, 4000, 8) for x in (0, 0.3))
+    assert not plain.color.any()
+    assert float((some.color > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert some.color.unique().tolist() == list(range(12))
+    for one, other in zip(plain.columns()[:-1], some.columns()[:-1], strict=True):
+        assert torch.equal(one, other)
 
 
 def test_every_image_once_an_epoch() -> None:
