@@ -63,6 +63,8 @@ class OptimizerConfig(_Strict):
     learning_rate: float = Field(1e-3, gt=0)
     adam_learning_rate: float = Field(1e-3, gt=0)
     """Muon only: of the parameters that it leaves to Adam."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Muon only: of the weights between features, as a share of the learning rate."""
     betas: tuple[Share, Share] = (0.9, 0.99)
     schedule: Literal["cosine", "step"] = "cosine"
     final_learning_rate: float = Field(1e-7, ge=0)
@@ -75,6 +77,12 @@ class OptimizerConfig(_Strict):
     """Step schedule only: after how many iterations the learning rate is halved."""
     clip_norm: float = Field(0.0, ge=0)
     """Largest gradient norm; 0 does not clip."""
+
+    @model_validator(mode="after")
+    def _decay_is_muons(self) -> Self:
+        if self.weight_decay and self.name != "muon":
+            raise ValueError("weight_decay goes with name = 'muon'")
+        return self
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:

@@ -32,6 +32,9 @@ class Muon(torch.optim.Optimizer):
         adam_learning_rate: of the parameters that Adam updates.
         momentum: Nesterov momentum of the orthogonalised updates.
         betas: of Adam.
+        weight_decay: of the orthogonalised weights, apart from the gradient, as AdamW's. An update
+            is as long in directions that the data hardly use as in others, and nothing else makes
+            weights shorter there (section 2.2 of the same).
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
         everything = list(parameters)
         hidden = [p for p in everything if is_hidden_weight(p)]
@@ -52,7 +56,14 @@ class Muon(torch.optim.Optimizer):
             {"params": rest, "lr": adam_learning_rate, "orthogonal": False},
         ]
         defaults = {"momentum": momentum, "betas": betas, "epsilon": epsilon}
+        defaults["weight_decay"] = weight_decay
         super().__init__([group for group in groups if group["params"]], defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """State of a run that is older than an option."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("weight_decay", 0.0)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -76,6 +87,9 @@ class Muon(torch.optim.Optimizer):
         momenta: list[Tensor] = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        if group["weight_decay"]:
+            everything: list[Tensor] = list(parameters)
+            torch._foreach_mul_(everything, 1 - group["lr"] * group["weight_decay"])
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for parameter, update in zip(parameters, updates, strict=True):
             matrix = update.flatten(1)

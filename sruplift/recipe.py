@@ -85,7 +85,13 @@ def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Opti
     optimizer: torch.optim.Optimizer
     extra: dict[str, Any] = {"lr": rate}
     if options.name == "muon":
-        optimizer = Muon(usual, rate, adam_learning_rate=options.adam_learning_rate, betas=betas)
+        optimizer = Muon(
+            usual,
+            rate,
+            adam_learning_rate=options.adam_learning_rate,
+            betas=betas,
+            weight_decay=options.weight_decay,
+        )
         extra = {"lr": options.adam_learning_rate, "orthogonal": False}
     elif options.name == "adamp":
         optimizer = AdamP(usual, rate, betas=betas)

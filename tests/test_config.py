@@ -72,6 +72,12 @@ def test_wrong_overrides_are_refused_in_a_sentence(override: str, sentence: str)
     assert "\n" not in str(caught.value)
 
 
+def test_decay_is_muons() -> None:
+    assert read_config("pan_x2", ["optimizer.weight_decay=0.1"]).optimizer.weight_decay == 0.1
+    with pytest.raises(ConfigError, match="weight_decay goes with name = 'muon'"):
+        read_config("pan_x2", ["optimizer.weight_decay=0.1", "optimizer.name=adam"])
+
+
 def test_overrides_reach_into_stages() -> None:
     config = read_config("pan_x2", ["stages.1.patch_size=24"])
     assert [stage.patch_size for stage in config.stages][1] == 24

@@ -69,6 +69,33 @@ def test_every_parameter_is_updated_by_one_half() -> None:
     assert {tuple(p.shape) for p in adam if p.ndim == 4} == {(40, 3, 3, 3), (3, 24, 3, 3)}
 
 
+def test_decay_shortens_what_is_orthogonalised_alone() -> None:
+    torch.manual_seed(0)
+    plain, decaying = (
+        [nn.Parameter(torch.ones(4, 4, 3, 3)), nn.Parameter(torch.ones(4))] for _ in range(2)
+    )
+    gradients = [torch.randn(4, 4, 3, 3), torch.randn(4)]
+    for weights, decay in ((plain, 0.0), (decaying, 0.2)):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        Muon(weights, 1e-2, adam_learning_rate=1e-3, weight_decay=decay).step()
+    torch.testing.assert_close(plain[0] - decaying[0], torch.full((4, 4, 3, 3), 2e-3))
+    assert torch.equal(plain[1], decaying[1])
+
+
+def test_state_that_is_older_than_decay() -> None:
+    layer = nn.Conv2d(4, 4, 3)
+    optimizer = Muon(layer.parameters(), 1e-2, adam_learning_rate=1e-3)
+    layer(torch.rand(1, 4, 8, 8)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["weight_decay"]
+    again = Muon(layer.parameters(), 1e-2, adam_learning_rate=1e-3)
+    again.load_state_dict(state)
+    again.step()
+
+
 def test_adam_half_equals_pytorchs_adam() -> None:
     torch.manual_seed(0)
     a = nn.Conv2d(3, 5, 3)
