@@ -207,6 +207,7 @@ class Engine:
                 for band in bands:
                     yield band
                     done = band.top + band.pixels.shape[-2]
+                    del band
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -37,7 +37,7 @@ from sruplift.metadata import (
 )
 from sruplift.outfile import check_destination, new_file
 from sruplift.png import drop_png_resolution
-from sruplift.words import XMP, Texts, add_texts, comment_of, iptc_segment
+from sruplift.words import XMP, Texts, add_comment, add_texts, comment_of, iptc_segment
 from sruplift.xmp import gif_with_xmp
 
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
@@ -270,8 +270,8 @@ def _write_by_vips(
     if kind == "PNG":  # libvips' texts do not say that they are UTF-8.
         xmp = ((XMP, image.xmp.decode("utf-8", "replace")),) if image.xmp else ()
         add_texts(path, (*image.texts, *xmp))
-    elif image.texts:
-        lost.append(f"the comment is not kept in a {kind} as large as this")
+    elif comment := comment_of(image.texts):
+        add_comment(path, comment)
     if image.dpi is None and kind in ("PNG", "TIFF"):
         with path.open("r+b") as file:
             (drop_png_resolution if kind == "PNG" else drop_tiff_resolution)(file)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 # Larger arrays than this are mapped from files, bytes.
-IN_MEMORY = 192 * 1024**2
+IN_MEMORY = 64 * 1024**2
 # The mapped arrays that somebody still uses, by the address where they begin.
 _MAPPED: WeakValueDictionary[int, np.memmap[Any, Any]] = WeakValueDictionary()
 _LOCK = threading.Lock()

@@ -79,6 +79,12 @@ class Finish:
         self.background = background
         self.worst = 0.0
 
+    def take(self, bands: Iterator[Band]) -> None:
+        """Store all of them."""
+        for band in bands:
+            self(band)
+            del band
+
     def __call__(self, band: Band) -> None:
         """Store the pixels of ``band`` in the result."""
         rows = max(1, PIECE // (3 * band.pixels.shape[-1]))
@@ -143,6 +149,7 @@ def stored(bands: Iterator[Band], height: int, width: int, folder: Path | None) 
         rows = band.pixels.clamp(0, 1)[0].movedim(0, 2).numpy()
         kept[band.top : band.top + len(rows)] = rows
         release(kept)
+        del band, rows
 
     def read(start: int, stop: int) -> Tensor:
         rows = torch.from_numpy(np.array(kept[start:stop])).movedim(2, 0)[None]
@@ -163,9 +170,11 @@ def resized_bands(bands: Iterator[Band], height: int, size: tuple[int, int]) -> 
     resizer, top = RowResizer(height, size), 0
     for band in bands:
         rows = resizer.push(band.pixels)
+        del band
         if rows.shape[-2]:
             yield Band(top, rows)
             top += rows.shape[-2]
+        del rows
 
 
 def resized_rows(plane: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:

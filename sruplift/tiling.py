@@ -265,7 +265,8 @@ def run_tiled(
             called from this one.
 
     Yields:
-        Bands from top to bottom that cover rows ``first_row`` to the end, each row once.
+        Bands from top to bottom that cover rows ``first_row`` to the end, each row once. Let go of
+        one before asking for the next: each is as large as a row of tiles.
 
     Raises:
         NumericalError: from ``fn``, with the tile's place added.
@@ -279,9 +280,11 @@ def run_tiled(
             if open_rows is not None and open_rows.shape[-2]:
                 strip[..., : open_rows.shape[-2], :] += open_rows
             finished = (row.fade_out[0] - row.kept.start) * scale
-            open_rows = strip[..., finished:, :]
+            # Copied, for the strip is much larger and need not live while the next one is made.
+            open_rows = strip[..., finished:, :].clone()
             skip = max(first_row - row.kept.start * scale, 0)
             yield Band(row.kept.start * scale + skip, strip[..., skip:finished, :])
+            del strip
 
 
 def assemble(bands: Iterable[Band], height: int) -> Tensor:

@@ -374,8 +374,7 @@ class Upscaler:
         result = new_tensor((*way.size, channels), dtype or pixels.dtype, folder)
         finish = Finish(result, colours, alpha, background)
         source = colour_rows(pixels[..., :colours], alpha)
-        for band in self._bands(source, way, folder, work):
-            finish(band)
+        finish.take(self._bands(source, way, folder, work))
         return result, finish.notes()
 
     def _alpha(self, plane: Tensor, way: Route, folder: Path | None) -> Alpha:
@@ -388,8 +387,7 @@ class Upscaler:
             return Alpha(plane, functools.partial(resized_rows, plane, way.size))
         result = new_tensor((*way.size, 1), plane.dtype, folder)
         finish = Finish(result, 1, None, None)
-        for band in self._bands(colour_rows(plane, None), way, folder, Work(way, 1, None)):
-            finish(band)
+        finish.take(self._bands(colour_rows(plane, None), way, folder, Work(way, 1, None)))
         return Alpha(plane, lambda start, stop: unit_range(planes(result[start:stop])))
 
     def _bands(self, source: Rows, way: Route, folder: Path | None, work: Work) -> Iterator[Band]:

@@ -29,6 +29,8 @@ IPTC_RESOURCE = 0x0404
 LONGEST = 16 * 1024**2
 # What a JPEG's segment holds.
 LONGEST_COMMENT = 65_533
+# A finished file is moved so many bytes at a time.
+BLOCK = 16 * 1024**2
 
 
 def texts_of(picture: Pillow.Image) -> Texts:
@@ -89,6 +91,29 @@ def add_texts(path: Path, texts: Texts) -> None:
             data = keyword.encode("latin-1", "replace")[:79] + bytes(5) + text.encode()
             _write_chunk(file, b"iTXt", data)
         _write_chunk(file, b"IEND", b"")
+
+
+def add_comment(path: Path, comment: bytes) -> None:
+    """Write ``comment`` into a finished JPEG, behind the segments of applications."""
+    with path.open("r+b") as file:
+        place = file.seek(2)
+        while len(head := file.read(4)) == 4 and 0xE0 <= head[1] <= 0xEF:
+            place = file.seek(place + 2 + int.from_bytes(head[2:], "big"))
+        _insert(file, place, b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment)
+
+
+def _insert(file: BinaryIO, place: int, data: bytes) -> None:
+    """What lies behind ``place`` moves, its end first."""
+    end = file.seek(0, 2)
+    while end > place:
+        begin = max(place, end - BLOCK)
+        file.seek(begin)
+        moved = file.read(end - begin)
+        file.seek(begin + len(data))
+        file.write(moved)
+        end = begin
+    file.seek(place)
+    file.write(data)
 
 
 def _exif_of_text(text: str) -> bytes:

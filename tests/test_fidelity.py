@@ -469,6 +469,7 @@ def test_large(folder: Path, suffix: str) -> str | None:
         icc_profile=rgb_profile(),
         xmp=XMP,
         dpi=(300, 300),
+        comment="Jürgen",
         quality=100,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -479,6 +480,8 @@ def test_large(folder: Path, suffix: str) -> str | None:
         return lost(result, "GIF", "EXIF")
     check_exif(path)
     assert opened(path).info["icc_profile"] == rgb_profile()
+    if suffix == ".jpg":
+        assert opened(path).info["comment"].decode() == "Jürgen"
     image = read_image(path)
     assert image.xmp is not None
     assert b"J\xc3\xbcrgen" in image.xmp

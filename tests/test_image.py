@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -18,7 +19,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from sruplift import image as image_module
-from sruplift import outfile, store
+from sruplift import outfile, store, words
 from sruplift.errors import ImageError, UsageError
 from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, write_image
 from sruplift.reading import read_image
@@ -353,6 +354,29 @@ def test_large_grey_with_a_profile_keeps_its_brightness_in_an_avif(
     monkeypatch.setattr(store, "IN_MEMORY", 100)
     write_image(tmp_path / "a.avif", Image(np.full((16, 16, 1), 127, np.uint8), grey_profile(1.0)))
     assert np.abs(read_image(tmp_path / "a.avif").array[..., 0].astype(int) - 187).max() <= 1
+
+
+@pytest.mark.parametrize("block", [7, 10_000])
+@pytest.mark.parametrize("dpi", [None, (300.0, 300.0)])
+def test_a_large_jpeg_keeps_its_comment(
+    tmp_path: Path, block: int, dpi: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "IN_MEMORY", 100)
+    monkeypatch.setattr(words, "BLOCK", block)
+    image = Image(photo(40, 30), rgb_profile(), dpi=dpi)
+    write_image(tmp_path / "without.jpg", image)
+    lost = write_image(
+        tmp_path / "with.jpg", dataclasses.replace(image, texts=(("Comment", "J\xfcrgen"),))
+    )
+    assert lost == ()
+    without, data = ((tmp_path / f"{name}.jpg").read_bytes() for name in ("without", "with"))
+    segment = b"\xff\xfe\0\x09J\xc3\xbcrgen"
+    assert data.count(segment) == 1
+    assert data.replace(segment, b"") == without
+    with Pillow.open(tmp_path / "with.jpg") as written:
+        assert written.info["comment"] == "J\xfcrgen".encode()
+        assert written.info["icc_profile"] == rgb_profile()
+        assert written.info.get("dpi") == dpi
 
 
 def test_grey_of_twelve_bits(tmp_path: Path) -> None:

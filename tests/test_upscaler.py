@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pictures import bilinear_pan, photo
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
-from sruplift import engine, store, strips
+from sruplift import engine, store, strips, tiling
 from sruplift.errors import ImageError, SrupliftWarning, UsageError, WeightsError
 from sruplift.image import Image
 from sruplift.models import create_model
@@ -363,6 +364,56 @@ def test_a_row_of_tiles_is_no_taller_than_its_memory() -> None:
     assert (height - 32) * 50_000 * 4 * 12 <= engine.STRIP_BYTES
     assert height * width <= 512**2
     assert wide.choose_tile(400, 500, 32) == (400, 500)
+
+
+@pytest.mark.parametrize("overlap", [0, 6])
+def test_only_the_strip_that_is_made_is_held(monkeypatch: pytest.MonkeyPatch, overlap: int) -> None:
+    """At 12 megapixels one has 180 MB."""
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+    make = tiling._strip_like
+
+    def watched(*shape: Any) -> Tensor:
+        strip = make(*shape)
+        made.append(weakref.ref(strip))
+        return strip
+
+    class Watching(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            held.append(sum(strip() is not None for strip in made))
+            return super().forward(x)
+
+    monkeypatch.setattr(tiling, "_strip_like", watched)
+    upscaler = Upscaler(
+        Watching(), scale=2, device="cpu", alpha="net", tile_size=16, overlap=overlap
+    )
+    upscaler(with_alpha(70, 40))
+    assert len(made) > 8
+    assert max(held) == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda bands: strips.stored(bands, 40, 30, None),
+        lambda bands: [len(band.pixels) for band in strips.resized_bands(bands, 40, (60, 45))],
+        lambda bands: strips.Finish(torch.empty(40, 30, 3), 3, None, None).take(bands),
+    ],
+    ids=["stored", "resized", "finished"],
+)
+def test_a_band_is_let_go_before_the_next(use: Callable[[Iterator[tiling.Band]], object]) -> None:
+    freed = []
+
+    def bands() -> Iterator[tiling.Band]:
+        for top in range(0, 40, 10):
+            pixels = torch.rand(1, 3, 10, 30)
+            gone = weakref.ref(pixels)
+            yield tiling.Band(top, pixels)
+            del pixels
+            freed.append(gone() is None)
+
+    use(bands())
+    assert freed == [True] * 4
 
 
 # ---- Threads
