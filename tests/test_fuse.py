@@ -51,8 +51,10 @@ def make(name: str, scale: int) -> SuperResolver:
     torch.manual_seed(scale)
     net = create_model(name, scale).eval()
     for parameter_name, parameter in net.named_parameters():
-        if parameter.dim() < 2 or "weight_g" in parameter_name:
+        if parameter.dim() < 2:
             parameter += 0.1 * torch.randn_like(parameter)
+        if "weight_g" in parameter_name:
+            parameter *= 1 + 0.1 * torch.randn_like(parameter)
         if "decide" in parameter_name:
             parameter *= 100  # else each branch of A2N counts half
         if "squeeze.weight" in parameter_name:

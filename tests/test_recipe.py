@@ -12,8 +12,7 @@ from conftest import photo_like
 from sruplift.config import TrainConfig, build_config
 from sruplift.errors import ConfigError
 from sruplift.models import create_model
-from sruplift.models.layers import stage_factors
-from sruplift.models.pan import FEATURE_UNIT, PAN
+from sruplift.models.layers import FEATURE_UNIT, stage_factors
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
 from sruplift.recipe import PSNR_EPSILON, build_network, build_optimizer, loss_of
@@ -136,28 +135,57 @@ def test_channels_of_srram_are_neither_shut_nor_open_after_large_steps(tmp_path:
     assert float((torch.stack(seen).abs() > 6).float().mean()) < 0.05
 
 
+LARGE = {
+    "pan": ("head.weight", "head.bias"),
+    "maffsrn": ("head.weight_g", "head.bias"),
+}
+SMALL = {
+    "pan": ("last.weight", "last.bias"),
+    "maffsrn": ("tail3.weight_g", "tail3.bias", "tail5.weight_g", "tail5.bias"),
+}
+
+
+@pytest.mark.parametrize("model", LARGE)
 @pytest.mark.parametrize("large", [True, False])
-def test_pan_takes_large_steps_of_what_makes_large_features(tmp_path: Path, large: bool) -> None:
-    config = recipe(tmp_path, "muon", model="pan")
+def test_large_steps_of_what_makes_large_features(tmp_path: Path, model: str, large: bool) -> None:
+    config = recipe(tmp_path, "muon", model=model)
     network = build_network(config)
-    assert isinstance(network, PAN)
     if not large:
         with torch.no_grad():
-            network.head.weight.div_(FEATURE_UNIT)
+            network.get_parameter(LARGE[model][0]).div_(FEATURE_UNIT)
     names = {id(p): name for name, p in network.named_parameters()}
     own = {
         names[id(p)]: group["lr"] / ADAM_RATE
         for group in build_optimizer(config, network).param_groups[2:]
         for p in group["params"]
     }
-    expected = {"head": FEATURE_UNIT, "last": 1 / FEATURE_UNIT}
-    parts = [(name, size) for name, size in expected.items() if large]
-    assert own == {f"{name}.{part}": size for name, size in parts for part in ("weight", "bias")}
+    expected = dict.fromkeys(LARGE[model], FEATURE_UNIT)
+    expected |= dict.fromkeys(SMALL[model], 1 / FEATURE_UNIT)
+    assert own == (expected if large else {})
 
 
-@pytest.mark.parametrize(("model", "least"), [("pan", 0.1), ("srram", 0.03)])
+@pytest.mark.parametrize("model", ["pan", "maffsrn"])
+def test_large_features_change_nothing_else_at_the_start(model: str) -> None:
+    """Without the gates and biases, of which they change what they see, it is the same network."""
+    torch.manual_seed(0)
+    network = create_model(model, 2)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    image = photo_like(24, 24)[None]
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch, "sigmoid", lambda x: torch.full_like(x, 0.5))
+        large = network(image)
+        for name in (*LARGE[model], *SMALL[model]):
+            parameter = network.get_parameter(name)
+            parameter.mul_(1 / FEATURE_UNIT if name in LARGE[model] else FEATURE_UNIT)
+        torch.testing.assert_close(large, network(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "least"), [("pan", 0.1), ("maffsrn", 0.03), ("srram", 0.03)])
 def test_gates_look_at_the_image_from_the_start(model: str, least: float) -> None:
-    """How far a gate is from being constant over a picture; without the units 0.012 and 0.006."""
+    """How far one is from being constant over a picture; without the units 0.012, 0.005 and 0.006."""
     torch.manual_seed(0)
     network = create_model(model, 2)
     seen: list[float] = []

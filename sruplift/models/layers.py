@@ -106,6 +106,19 @@ def mirror(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., rows, :][..., columns]
 
 
+# PAN's and MAFFSRN's features are so many times larger at a random start than the image in [0, 1]
+# would make them. Else the gates' logits hardly vary, and training comes to depend on gates that
+# are constant. A power of two, with which float16 holds the weights as well.
+FEATURE_UNIT = 64.0
+
+
+@torch.no_grad()
+def start_with_large_features(network: nn.Module, sizes: Mapping[str, float]) -> None:
+    """Multiply parameters, by their names: those that make features and those that read them."""
+    for name, size in sizes.items():
+        network.get_parameter(name).mul_(size)
+
+
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
     """A stride-1 convolution that keeps the image's size (zero padding ``kernel_size // 2``)."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)

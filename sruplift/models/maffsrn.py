@@ -9,13 +9,21 @@ block of a group have no skip connection. Every scale is reached in one pixel sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sruplift.models.layers import Frame, InputNeeds, SuperResolver, conv
+from sruplift.models.layers import (
+    FEATURE_UNIT,
+    Frame,
+    InputNeeds,
+    SuperResolver,
+    conv,
+    start_with_large_features,
+)
 
 NEGATIVE_SLOPE = 0.05
 # The pooling of the far attention: window and stride on a map of half size, so of 6 pixels.
@@ -23,6 +31,17 @@ POOL_WINDOW, POOL_STRIDE = 7, 3
 PERIOD = 2 * POOL_STRIDE
 NUM_BLOCKS = 4
 REDUCTION = 4
+# These parameters, and training's steps of them, are so many times as large as without the unit.
+SIZES = {
+    "head.weight_g": FEATURE_UNIT,
+    "head.bias": FEATURE_UNIT,
+    "tail3.weight_g": 1 / FEATURE_UNIT,
+    "tail3.bias": 1 / FEATURE_UNIT,
+    "tail5.weight_g": 1 / FEATURE_UNIT,
+    "tail5.bias": 1 / FEATURE_UNIT,
+}
+# The lengths of the head's kernels, which are 0.6 at random, and 64 times that here.
+LARGE = 6.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,12 @@ class MAFFSRN(SuperResolver):
         self.tail5 = WeightNormConv(features, output, 5)
         self.scale3 = Scale(0.5)
         self.scale5 = Scale(0.5)
+        start_with_large_features(self, SIZES)
+
+    @property
+    def step_sizes(self) -> Mapping[str, float]:
+        """Of weights that began with large features; the authors' and our first ones did not."""
+        return SIZES if float(self.head.weight_g.detach().mean()) > LARGE else {}
 
     def enlarge(self, lr: Tensor, frame: Frame) -> Tensor:
         x = self.head(lr)

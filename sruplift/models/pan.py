@@ -15,20 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from sruplift.models.layers import (
+    FEATURE_UNIT,
     Frame,
     InputNeeds,
     SuperResolver,
     bilinear,
     conv,
     leaky,
+    start_with_large_features,
     upsampling_stages,
 )
 
-# Features are so many times larger at a random start than the image in [0, 1] would make them. Else
-# the gates' logits hardly vary, and training comes to depend on gates that are constant. A power of
-# two, with which float16 holds the weights as well.
-FEATURE_UNIT = 64.0
-# These parameters, and training's steps of them, are so many times as large as without it.
+# These parameters, and training's steps of them, are so many times as large as without the unit.
 SIZES = {
     "head.weight": FEATURE_UNIT,
     "head.bias": FEATURE_UNIT,
@@ -99,13 +97,7 @@ class PAN(SuperResolver):
         self.trunk_end = conv(features, features, 3)
         self.upsample = upsampling_stages(features, narrow, config.scale)
         self.last = conv(narrow, 3, 3)
-        self._start_with_large_features()
-
-    @torch.no_grad()
-    def _start_with_large_features(self) -> None:
-        parameters = dict(self.named_parameters())
-        for name, size in SIZES.items():
-            parameters[name].mul_(size)
+        start_with_large_features(self, SIZES)
 
     @property
     def step_sizes(self) -> Mapping[str, float]:
