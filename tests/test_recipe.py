@@ -185,7 +185,7 @@ def test_large_features_change_nothing_else_at_the_start(model: str) -> None:
 
 @pytest.mark.parametrize(("model", "least"), [("pan", 0.1), ("maffsrn", 0.03), ("srram", 0.03)])
 def test_gates_look_at_the_image_from_the_start(model: str, least: float) -> None:
-    """How far one is from being constant over a picture; without the units 0.012, 0.005 and 0.006."""
+    """How far one is from constant over a picture; without the units 0.012, 0.005 and 0.006."""
     torch.manual_seed(0)
     network = create_model(model, 2)
     seen: list[float] = []
