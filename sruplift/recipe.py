@@ -61,6 +61,11 @@ def loss_of(name: str, sr: Tensor, hr: Tensor, luma: float = 0) -> Tensor:
     return errors.mean()
 
 
+def is_hopeless(name: str, loss: float) -> bool:
+    """Whether pixels are, on average, wrong by more than they can be: by all of [0, 1]."""
+    return loss > (0 if name == "psnr" else 1)
+
+
 def _errors(name: str, difference: Tensor) -> Tensor:
     """The mean error of each patch (B,), before a logarithm is taken."""
     if name == "l1":

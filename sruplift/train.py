@@ -39,7 +39,13 @@ from sruplift.kernels import TrainingKernels
 from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
 from sruplift.processes import Processes, is_first, watch
-from sruplift.recipe import build_network, build_optimizer, learning_rate, loss_of
+from sruplift.recipe import (
+    build_network,
+    build_optimizer,
+    is_hopeless,
+    learning_rate,
+    loss_of,
+)
 from sruplift.runlog import LogRow, RunLog, Window, only_run_in
 from sruplift.weights import save_weights
 
@@ -89,7 +95,7 @@ def train(
         ConfigError: unknown model or scale, no training data, ``resume`` with another config.
         CompilerError: ``kernels`` is "on", and they cannot be had.
         DatasetError: a folder without usable images.
-        NumericalError: the loss is not finite any more.
+        NumericalError: the loss is not finite any more, or the network makes no pictures any more.
         WeightsError: there is no checkpoint to resume, or it or ``init`` is damaged.
         LostProcessError: another process ended, or did not answer in time.
     """
@@ -319,13 +325,15 @@ class Trainer:
 
     def _log_row(self, window: Window, rate: float, values: dict[int, float]) -> LogRow:
         loss = self.processes.total(window.loss)[0] / self.processes.count
-        if not math.isfinite(loss):
+        stage = self.config.stage_at(self.iteration - 1)
+        # What comes first may be wild.
+        settled = self.iteration > max(self.config.log_every, self.config.optimizer.warmup)
+        if not math.isfinite(loss) or (settled and is_hopeless(stage.loss or "", loss)):
             error = NumericalError(
-                f"the loss is {loss} at iteration {self.iteration}: lower the learning"
-                " rate, or clip gradients (optimizer.clip_norm), and start again"
+                f"the loss is {loss:.6g} at iteration {self.iteration}, that of no picture: lower"
+                " the learning rate, or clip gradients (optimizer.clip_norm), and start again"
             )
             raise self.processes.said_by(0, error)
-        stage = self.config.stage_at(self.iteration - 1)
         return LogRow(
             iteration=self.iteration,
             loss=loss,

@@ -15,7 +15,7 @@ from sruplift.models import create_model
 from sruplift.models.layers import FEATURE_UNIT, stage_factors
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
-from sruplift.recipe import PSNR_EPSILON, build_network, build_optimizer, loss_of
+from sruplift.recipe import PSNR_EPSILON, build_network, build_optimizer, is_hopeless, loss_of
 
 RATE, ADAM_RATE = 1e-2, 4e-3
 
@@ -214,6 +214,13 @@ def test_losses_are_those_of_their_names() -> None:
     assert torch.allclose(loss_of("charbonnier", sr, hr), smooth)
     each = [10 * (F.mse_loss(s, h) + PSNR_EPSILON).log10() for s, h in zip(sr, hr, strict=True)]
     assert torch.allclose(loss_of("psnr", sr, hr), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_hopeless(name: str) -> None:
+    black, white = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+    assert not is_hopeless(name, float(loss_of(name, black + 0.1, white, 0.5)))
+    assert is_hopeless(name, float(loss_of(name, black - 0.1, white, 0.5)))
 
 
 @pytest.mark.parametrize("name", LOSSES)

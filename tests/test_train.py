@@ -501,6 +501,18 @@ def test_a_diverged_run_says_so(images: Path, tmp_path: Path) -> None:
         train(wild, tmp_path)
 
 
+@pytest.mark.parametrize("loss", ["l1", "psnr"])
+def test_a_run_that_makes_no_pictures_any_more_says_so(
+    images: Path, tmp_path: Path, loss: str
+) -> None:
+    """Its loss is finite."""
+    wild = config(images, loss=loss, log_every=1, optimizer__learning_rate=0.03)
+    with pytest.raises(NumericalError, match="that of no picture: lower") as caught:
+        train(wild, tmp_path)
+    value = float(str(caught.value).split()[3])
+    assert 0 < value < 1e10
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
