@@ -153,7 +153,13 @@ def _build(config: TrainConfig, scale: int) -> SuperResolver:
             f"{init} shares only {len(shared)} of {len(own)} tensors with"
             f" {config.model} x{scale}: it cannot be the start of this run"
         )
+    at_random = network.step_sizes
     network.load_state_dict(shared, strict=False)
+    if at_random and not network.step_sizes:
+        # What reads features that are not large is not to be small.
+        with torch.no_grad():
+            for name in at_random.keys() - shared.keys():
+                network.get_parameter(name).div_(at_random[name])
     return network
 
 

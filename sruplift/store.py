@@ -17,15 +17,17 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+# Larger pictures than this are decoded and encoded in strips, bytes.
+IN_MEMORY = 192 * 1024**2
 # Larger arrays than this are mapped from files, bytes.
-IN_MEMORY = 64 * 1024**2
+RESIDENT = 64 * 1024**2
 # The mapped arrays that somebody still uses, by the address where they begin.
 _MAPPED: WeakValueDictionary[int, np.memmap[Any, Any]] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
 def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
-    """An array of ``shape``, in memory or, above ``IN_MEMORY`` bytes, in an unnamed file.
+    """An array of ``shape``, in memory or, above ``RESIDENT`` bytes, in an unnamed file.
 
     Args:
         shape: of one element at least.
@@ -36,7 +38,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
         OSError: the folder cannot be written to, or has not enough room.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if folder is None or size <= IN_MEMORY:
+    if folder is None or size <= min(RESIDENT, IN_MEMORY):
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=folder, prefix=".sruplift-", suffix=".part") as file:
         _reserve(file.fileno(), size)

@@ -326,8 +326,10 @@ class Trainer:
     def _log_row(self, window: Window, rate: float, values: dict[int, float]) -> LogRow:
         loss = self.processes.total(window.loss)[0] / self.processes.count
         stage = self.config.stage_at(self.iteration - 1)
-        # What comes first may be wild.
+        # What comes first may be wild, and a mean of two losses is none.
+        before = self.config.stage_at(max(0, self.iteration - self.config.log_every))
         settled = self.iteration > max(self.config.log_every, self.config.optimizer.warmup)
+        settled &= before.loss == stage.loss
         if not math.isfinite(loss) or (settled and is_hopeless(stage.loss or "", loss)):
             error = NumericalError(
                 f"the loss is {loss:.6g} at iteration {self.iteration}, that of no picture: lower"

@@ -44,7 +44,9 @@ def texts_of(picture: Pillow.Image) -> Texts:
 def comment_of(texts: Texts) -> bytes | None:
     """The comment among ``texts`` for a JPEG or a GIF."""
     comment = dict(texts).get(COMMENT)
-    return comment.encode()[:LONGEST_COMMENT] if comment else None
+    if not comment:
+        return None
+    return comment.encode()[:LONGEST_COMMENT].decode(errors="ignore").encode()
 
 
 def iptc_of(picture: Pillow.Image) -> bytes | None:

@@ -16,6 +16,7 @@ from sruplift.models.layers import FEATURE_UNIT, stage_factors
 from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
 from sruplift.recipe import PSNR_EPSILON, build_network, build_optimizer, is_hopeless, loss_of
+from sruplift.weights import save_weights
 
 RATE, ADAM_RATE = 1e-2, 4e-3
 
@@ -162,6 +163,27 @@ def test_large_steps_of_what_makes_large_features(tmp_path: Path, model: str, la
     expected = dict.fromkeys(LARGE[model], FEATURE_UNIT)
     expected |= dict.fromkeys(SMALL[model], 1 / FEATURE_UNIT)
     assert own == (expected if large else {})
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_new_tail_suits_the_features_that_it_reads(tmp_path: Path, large: bool) -> None:
+    """MAFFSRN's first weights have small ones, and its tails of another scale another shape."""
+    torch.manual_seed(0)
+    start = create_model("maffsrn", 2)
+    if not large:
+        with torch.no_grad():
+            for name in LARGE["maffsrn"]:
+                start.get_parameter(name).div_(FEATURE_UNIT)
+    path = tmp_path / "x2.safetensors"
+    save_weights(path, start.state_dict(), model="maffsrn", scale=2, metadata={})
+    network = build_network(recipe(tmp_path, "muon", model="maffsrn", scale=4, init=str(path)))
+    head = start.get_parameter("head.bias").half().float()
+    assert torch.equal(network.get_parameter("head.bias"), head)
+    length = float(network.get_parameter("tail3.weight_g").detach().mean())
+    assert length == pytest.approx(0.58 / (FEATURE_UNIT if large else 1), rel=0.1)
+    assert float(network.get_parameter("tail5.bias").detach().abs().max()) == pytest.approx(
+        (1 / 800**0.5) / (FEATURE_UNIT if large else 1), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("model", ["pan", "maffsrn"])

@@ -513,6 +513,19 @@ def test_a_run_that_makes_no_pictures_any_more_says_so(
     assert 0 < value < 1e10
 
 
+@pytest.mark.parametrize("until", [0.25, 0.75])
+def test_a_mean_of_two_losses_is_not_judged(
+    images: Path, tmp_path: Path, until: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sruplift.train.is_hopeless", lambda *_: True)
+    mixed = config(images, log_every=4, stages=[{"until": until}, {"until": 1, "loss": "psnr"}])
+    if until == 0.25:  # The last four iterations have one.
+        with pytest.raises(NumericalError, match="iteration 8, that of no picture"):
+            train(mixed, tmp_path)
+    else:
+        assert train(mixed, tmp_path).iteration == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -107,6 +107,8 @@ def test_comments_of_either_encoding(tmp_path: Path, suffix: str, encoding: str)
     assert image.texts == (("Comment", "Jürgen"),)
     assert comment_of(image.texts) == "Jürgen".encode()
     assert comment_of((("Title", "a"),)) is None
+    long = comment_of((("Comment", "é" * 40_000),))
+    assert long == "é".encode() * 32_766
 
 
 def test_records_are_read_where_they_were_written(tmp_path: Path) -> None:
