@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from sruplift.metadata import (
 )
 from sruplift.outfile import check_destination, new_file
 from sruplift.png import drop_png_resolution
-from sruplift.words import XMP, Texts, add_comment, add_texts, comment_of, iptc_segment
+from sruplift.words import XMP, Texts, add_segments, add_to_png, comment_of, iptc_segment, segment
 from sruplift.xmp import gif_with_xmp
 
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
@@ -46,6 +47,8 @@ HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 HOLDS_16_BITS = frozenset(("PNG", "TIFF", "AVIF"))
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
 PREDICTOR, XMP_TAG = 317, 700
+# How a JPEG's segment with XMP begins.
+JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # So many bytes meet the end of a disk that is nearly full.
 MORE = 1024**2
 
@@ -269,9 +272,9 @@ def _write_by_vips(
         _encode_by_vips(path, dataclasses.replace(image, icc_profile=None), kind, quality)
     if kind == "PNG":  # libvips' texts do not say that they are UTF-8.
         xmp = ((XMP, image.xmp.decode("utf-8", "replace")),) if image.xmp else ()
-        add_texts(path, (*image.texts, *xmp))
-    elif comment := comment_of(image.texts):
-        add_comment(path, comment)
+        add_to_png(path, (*image.texts, *xmp), image.exif)
+    elif kind == "JPEG":
+        add_segments(path, _segments(image))
     if image.dpi is None and kind in ("PNG", "TIFF"):
         with path.open("r+b") as file:
             (drop_png_resolution if kind == "PNG" else drop_tiff_resolution)(file)
@@ -296,11 +299,27 @@ def _encode_by_vips(path: Path, image: Image, kind: str, quality: int | None) ->
         kind,
         quality=QUALITY.get(kind) if quality is None else quality,
         icc_profile=image.icc_profile,
-        exif=None if kind == "TIFF" else image.exif,
-        xmp=None if kind == "PNG" else image.xmp,
-        iptc=iptc_segment(image.iptc)[4:] if image.iptc and kind == "JPEG" else None,
+        # It would write EXIF anew, with what it does not know left out, and nothing that is long.
+        exif=None if kind in ("TIFF", "PNG", "JPEG") else image.exif,
+        xmp=None if kind in ("PNG", "JPEG") else image.xmp,
         dpi=image.dpi,
     )
+
+
+def _segments(image: Image) -> bytes:
+    """What a JPEG says of ``image`` but for its profile: JFIF, EXIF, XMP, IPTC, a comment."""
+    across, down = (min(round(each), 65_535) for each in image.dpi or (1, 1))
+    unit = 0 if image.dpi is None else 1
+    parts = [segment(0xE0, struct.pack(">5s3B2H2B", b"JFIF", 1, 1, unit, across, down, 0, 0))]
+    if image.exif:
+        parts.append(segment(0xE1, image.exif))
+    if image.xmp:
+        parts.append(segment(0xE1, JPEG_XMP + image.xmp))
+    if image.iptc:
+        parts.append(iptc_segment(image.iptc))
+    if comment := comment_of(image.texts):
+        parts.append(segment(0xFE, comment))
+    return b"".join(parts)
 
 
 def _complete_tiff(path: Path, image: Image, lost: list[str]) -> None:

@@ -134,13 +134,12 @@ def encode(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     xmp: bytes | None = None,
-    iptc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write (H, W, C), uint8 or uint16, to ``path`` in the format ``kind``, strip by strip.
 
     A TIFF of 4 GB or more becomes a BigTIFF; AVIF keeps 12 bits of 16. TIFF holds no EXIF here.
-    ``iptc`` is a JPEG's segment. Without ``dpi``, PNG and TIFF say 72.
+    Without ``dpi``, PNG and TIFF say 72.
 
     Raises:
         ImageError: the encoder failed, or the disk is full; the sentence does not name the file.
@@ -153,7 +152,7 @@ def encode(
     meaning = INTERPRETATIONS[form, 3 if bands > 2 else 1]
     x, y = dpi or (72.0, 72.0)
     image = image.copy(interpretation=meaning, xres=x / 25.4, yres=y / 25.4)
-    blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp, "iptc-data": iptc}
+    blobs = {"icc-profile-data": icc_profile, "exif-data": exif, "xmp-data": xmp}
     for name, blob in blobs.items():
         if blob:
             image.set_type(vips.GValue.blob_type, name, blob)
@@ -168,7 +167,7 @@ def encode(
     try:
         target = vips.Target.new_to_file(str(path))
         save, options = _encoder(kind, form, quality, height * width * bands * pixels.itemsize)
-        getattr(image, save)(target, **options, **({} if exif or dpi else {"keep": NO_EXIF}))
+        getattr(image, save)(target, **options, **({} if exif else {"keep": NO_EXIF}))
     except vips.Error as error:
         raise ImageError(_last_line(error)) from error
     finally:

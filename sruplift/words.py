@@ -59,8 +59,12 @@ def iptc_of(picture: Pillow.Image) -> bytes | None:
 def iptc_segment(iptc: bytes) -> bytes:
     """A JPEG's APP13 segment with IPTC records."""
     resource = b"8BIM" + struct.pack(">H", IPTC_RESOURCE) + bytes(2) + struct.pack(">I", len(iptc))
-    content = b"Photoshop 3.0\0" + resource + iptc + bytes(len(iptc) % 2)
-    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+    return segment(0xED, b"Photoshop 3.0\0" + resource + iptc + bytes(len(iptc) % 2))
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """One of a JPEG, of 65,533 bytes at most."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
 def png_metadata(file: BinaryIO) -> dict[str, Any]:
@@ -85,23 +89,22 @@ def png_metadata(file: BinaryIO) -> dict[str, Any]:
     return {**found, "texts": tuple(texts.items())}
 
 
-def add_texts(path: Path, texts: Texts) -> None:
-    """Write ``texts`` into a finished PNG, behind its pixels."""
+def add_to_png(path: Path, texts: Texts, exif: bytes | None = None) -> None:
+    """Write ``texts`` into a finished PNG, behind its pixels, and EXIF behind its first chunk."""
     with path.open("r+b") as file:
         file.seek(-12, 2)  # Before the last chunk, which is empty.
         for keyword, text in texts:
             data = keyword.encode("latin-1", "replace")[:79] + bytes(5) + text.encode()
-            _write_chunk(file, b"iTXt", data)
-        _write_chunk(file, b"IEND", b"")
+            file.write(_chunk(b"iTXt", data))
+        file.write(_chunk(b"IEND", b""))
+        if exif:
+            _insert(file, len(SIGNATURE) + 25, _chunk(b"eXIf", exif.removeprefix(PREFIX)))
 
 
-def add_comment(path: Path, comment: bytes) -> None:
-    """Write ``comment`` into a finished JPEG, behind the segments of applications."""
+def add_segments(path: Path, segments: bytes) -> None:
+    """Write ``segments`` into a finished JPEG, before all others."""
     with path.open("r+b") as file:
-        place = file.seek(2)
-        while len(head := file.read(4)) == 4 and 0xE0 <= head[1] <= 0xEF:
-            place = file.seek(place + 2 + int.from_bytes(head[2:], "big"))
-        _insert(file, place, b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment)
+        _insert(file, 2, segments)
 
 
 def _insert(file: BinaryIO, place: int, data: bytes) -> None:
@@ -163,6 +166,6 @@ def _text(name: bytes, data: bytes) -> tuple[str, str]:
     return keyword.decode("latin-1"), rest.decode(encoding)
 
 
-def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+def _chunk(name: bytes, data: bytes) -> bytes:
     checksum = zlib.crc32(name + data)
-    file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)

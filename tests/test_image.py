@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import io
 import os
@@ -162,7 +161,8 @@ def test_sixteen_bits_of_colour_and_alpha_survive(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (19, 31, channels), dtype=np.uint16)
     profile = rgb_profile() if channels > 2 else grey_profile()
-    image = Image(pixels, profile, xmp=XMP, dpi=(300, 300))
+    upright = XMP.replace(b'tation="6"', b'tation="1"')
+    image = Image(pixels, profile, xmp=upright, dpi=(300, 300))
     assert write_image(tmp_path / f"a[1]{suffix}", image) == ()
     result = read_image(tmp_path / f"a[1]{suffix}")
     assert np.array_equal(result.array, pixels)
@@ -356,27 +356,58 @@ def test_large_grey_with_a_profile_keeps_its_brightness_in_an_avif(
     assert np.abs(read_image(tmp_path / "a.avif").array[..., 0].astype(int) - 187).max() <= 1
 
 
-@pytest.mark.parametrize("block", [7, 10_000])
-@pytest.mark.parametrize("dpi", [None, (300.0, 300.0)])
-def test_a_large_jpeg_keeps_its_comment(
-    tmp_path: Path, block: int, dpi: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", [7, 10_000_000])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("how", ["bare", "full", "long"])
+def test_a_large_jpeg_says_what_a_small_one_does(
+    tmp_path: Path, block: int, channels: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "IN_MEMORY", 100)
+    exif = Pillow.Exif()
+    exif[0x10F] = "NIKON"
+    exif[0x4746] = 5  # a rating
+    exif[65_000] = "private"
+    exif.get_ifd(ExifTags.IFD.Exif)[0x927C] = b"Nikon\0\2\x10\0\0MM\0*\0\0\0\x08\0\0"
+    length = 65_502 if how == "long" else 500
+    said = {
+        "exif": exif.tobytes(),
+        "xmp": XMP + b" " * (length - len(XMP)),
+        "iptc": b"\x1c\x02\x78\0\x07caption",
+        "dpi": (300.0, 150.0),
+        "texts": (("Comment", "J\xfcrgen"),),
+    }
+    profile = grey_profile(2.2) if channels == 1 else rgb_profile()
+    image = Image(photo(40, 30)[..., :channels], profile, **({} if how == "bare" else said))
     monkeypatch.setattr(words, "BLOCK", block)
-    image = Image(photo(40, 30), rgb_profile(), dpi=dpi)
-    write_image(tmp_path / "without.jpg", image)
-    lost = write_image(
-        tmp_path / "with.jpg", dataclasses.replace(image, texts=(("Comment", "J\xfcrgen"),))
-    )
-    assert lost == ()
-    without, data = ((tmp_path / f"{name}.jpg").read_bytes() for name in ("without", "with"))
-    segment = b"\xff\xfe\0\x09J\xc3\xbcrgen"
-    assert data.count(segment) == 1
-    assert data.replace(segment, b"") == without
-    with Pillow.open(tmp_path / "with.jpg") as written:
-        assert written.info["comment"] == "J\xfcrgen".encode()
-        assert written.info["icc_profile"] == rgb_profile()
-        assert written.info.get("dpi") == dpi
+    for name, limit in (("small", 10**9), ("large", 0)):
+        monkeypatch.setattr(store, "IN_MEMORY", limit)
+        assert write_image(tmp_path / f"{name}.jpg", image) == ()
+    small, large = (Pillow.open(tmp_path / f"{name}.jpg") for name in ("small", "large"))
+    assert dict(large.info) == dict(small.info)
+    assert ("exif" in large.info) == (how != "bare")
+    assert (large.mode, large.size) == (small.mode, small.size)
+    assert difference(np.asarray(large), np.asarray(small)) < 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("dpi", [None, (300.0, 150.0)])
+def test_a_large_png_keeps_exif_as_it_is(
+    tmp_path: Path, deep: bool, dpi: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "IN_MEMORY", 0)
+    exif = Pillow.Exif()
+    exif[0x4746] = 5
+    dtype = np.uint16 if deep else np.uint8
+    texts = (("Title", "a photo"),)
+    image = Image(photo(9, 8).astype(dtype), exif=exif.tobytes(), texts=texts, dpi=dpi)
+    write_image(tmp_path / "a.png", image)
+    read = read_image(tmp_path / "a.png")
+    assert read.exif == exif.tobytes()
+    assert np.array_equal(read.array, image.array)
+    with Pillow.open(tmp_path / "a.png") as written:
+        written.load()
+        assert written.info["exif"] == exif.tobytes()
+        assert written.text == {"Title": "a photo"}
+        assert written.info.get("dpi") == (None if dpi is None else pytest.approx(dpi, abs=0.02))
 
 
 def test_grey_of_twelve_bits(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import PngImagePlugin
 from sruplift.image import Image, write_image
 from sruplift.reading import read_image
 from sruplift.words import (
-    add_texts,
+    add_to_png,
     comment_of,
     iptc_of,
     iptc_segment,
@@ -91,7 +91,7 @@ def test_a_text_that_unpacks_to_a_great_deal_is_cut() -> None:
 def test_texts_are_added_to_a_finished_file(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png())
-    add_texts(path, tuple(TEXTS.items()))
+    add_to_png(path, tuple(TEXTS.items()))
     with Pillow.open(path) as picture:
         picture.load()
         assert picture.text == TEXTS
