@@ -47,6 +47,8 @@ HOLDS_ALPHA = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 HOLDS_16_BITS = frozenset(("PNG", "TIFF", "AVIF"))
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "GIF": 65_535}
 PREDICTOR, XMP_TAG = 317, 700
+# What libvips writes as Pillow does, in less memory.
+AS_GOOD = ("JPEG", "TIFF")
 # How a JPEG's segment with XMP begins.
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # So many bytes meet the end of a disk that is nearly full.
@@ -251,8 +253,10 @@ def profile_mode(mode: str) -> str:
 
 def _needs_vips(image: Image, kind: str) -> bool:
     deep = image.array.dtype == np.uint16 and (image.array.shape[2] > 1 or kind == "AVIF")
+    # libvips' PNGs are larger, and its WebPs and AVIFs do not say all that Pillow's do.
+    limit = min(store.RESIDENT, store.IN_MEMORY) if kind in AS_GOOD else store.IN_MEMORY
     # A GIF's few colours are chosen from the whole picture, so that must be in memory.
-    return deep or (image.array.nbytes > store.IN_MEMORY and kind != "GIF")
+    return deep or (image.array.nbytes > limit and kind != "GIF")
 
 
 def _write_by_vips(

@@ -18,7 +18,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from sruplift import image as image_module
-from sruplift import outfile, store, words
+from sruplift import outfile, store, vips, words
 from sruplift.errors import ImageError, UsageError
 from sruplift.image import Image, from_pillow, holds_alpha, output_dtype, write_image
 from sruplift.reading import read_image
@@ -386,6 +386,22 @@ def test_a_large_jpeg_says_what_a_small_one_does(
     assert ("exif" in large.info) == (how != "bare")
     assert (large.mode, large.size) == (small.mode, small.size)
     assert difference(np.asarray(large), np.asarray(small)) < 1
+
+
+def test_jpegs_and_tiffs_are_written_in_strips_sooner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RESIDENT", 100)
+    by_vips: list[str] = []
+    encode = vips.encode
+    monkeypatch.setattr(
+        vips,
+        "encode",
+        lambda path, *args, **how: (by_vips.append(path.name), encode(path, *args, **how)),
+    )
+    for suffix in ALL:
+        write_image(tmp_path / f"a{suffix}", Image(photo(40, 30)))
+    assert len(by_vips) == len([s for s in ALL if s in (".jpg", ".jpeg", ".tif", ".tiff")])
 
 
 @pytest.mark.parametrize("deep", [False, True])

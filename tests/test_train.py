@@ -640,13 +640,24 @@ def test_a_run_that_fails_ends_with_the_processes_that_read_files(
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture(scope="module")
+def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 iterations by the command, on one thread."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    command = [sys.executable, "-m", "sruplift", *arguments(images, folder, 40)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == 0
+    return folder
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals) -> None:
+def test_signals_from_outside(
+    images: Path, undisturbed: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     """SIGTERM and Ctrl-C save and end cleanly; SIGKILL leaves the checkpoint before. All resume."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "sruplift"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = program + arguments(images, killed, 40)
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "sruplift", *arguments(images, killed, 40)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_for((killed / "checkpoint.pt").exists, process)
         process.send_signal(how)
@@ -659,9 +670,7 @@ def test_signals_from_outside(images: Path, tmp_path: Path, how: signal.Signals)
     assert not list(killed.glob(".*part"))
     resumed = subprocess.run([*command, "--resume"], env=environment, timeout=120, check=False)
     assert resumed.returncode == 0
-    straight = program + arguments(images, whole, 40)
-    assert subprocess.run(straight, env=environment, timeout=120, check=False).returncode == 0
-    assert same_weights(whole, killed)
+    assert same_weights(undisturbed, killed)
 
 
 @pytest.mark.parametrize("model", ["pan", "srram"])
