@@ -28,7 +28,7 @@ HOLD_OUT = 20
 # LR pixels around a patch so that the degradation of a crop equals that of the whole image.
 MARGIN = 4
 # The orders of three channels, the usual one first.
-ORDERS = torch.tensor(list(itertools.permutations(range(3))))
+ORDERS = torch.tensor(list(itertools.permutations(range(3))), device="cpu")
 COLORS = 2 * len(ORDERS)
 # So that flat places (of a mean square below it, 60 dB) are as likely as each other.
 LEAST_DETAIL = 1e-6
@@ -133,7 +133,9 @@ class PatchCache:
         top, left = (part.gather(1, chosen[:, None])[:, 0] for part in (top, left))
         lr = self._lr[scale].cut(image, top, left, transform, patch_size)
         hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
-        return recolor(lr, color), recolor(hr, color)
+        if samples.color.any():  # Asked of main memory: nothing waits for the device.
+            lr, hr = recolor(lr, color), recolor(hr, color)
+        return lr, hr
 
 
 class Pixels:
@@ -203,8 +205,6 @@ def recolor(patches: Tensor, color: Tensor) -> Tensor:
     Returns:
         What ``patches`` is.
     """
-    if not color.any():
-        return patches
     order = ORDERS.to(patches.device)[color // 2]
     swapped = patches.gather(1, order[:, :, None, None].expand_as(patches))
     white = 1 if patches.is_floating_point() else 255
