@@ -114,7 +114,9 @@ class MultiAttentionBlock(nn.Module):
         pooled = F.max_pool2d(self.shrink(reduced), POOL_WINDOW, POOL_STRIDE)
         wide = _activate(self.dilated(pooled)) + _activate(self.plain(pooled))
         rows, columns = stretched(wide, x, frame)
-        wide = wide.index_select(-2, rows).index_select(-1, columns)
+        # Channels stay last only where they are the last dimension.
+        wide = wide.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
+        wide = wide.permute(0, 3, 1, 2)
         return torch.sigmoid(F.relu(self.increase(wide + reduced)))
 
     def _from_nearby(self, x: Tensor) -> Tensor:
@@ -138,9 +140,9 @@ class FeatureFusionGroup(nn.Module):
         second = self.blocks[1](first, frame) + first
         third = self.blocks[2](second, frame) + second
         fourth = self.blocks[3](third, frame)
-        result = self.fuse[0](_shuffle(first, second))
-        result = self.fuse[1](_shuffle(result, third))
-        result = self.fuse[2](_shuffle(result, fourth))
+        result = _fuse(self.fuse[0], first, second)
+        result = _fuse(self.fuse[1], result, third)
+        result = _fuse(self.fuse[2], result, fourth)
         return self.result_scale(result) + self.skip_scale(x)
 
 
@@ -205,9 +207,15 @@ def _places(size: int, start: int, length: int, pooled: int, device: torch.devic
     return index.clamp(0, pooled - 1)
 
 
-def _shuffle(first: Tensor, second: Tensor) -> Tensor:
-    """Channels of two maps in turn: a0, b0, a1, b1, …"""
-    return torch.stack([first, second], dim=2).flatten(1, 2)
+def _fuse(conv: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+    """``conv`` of the channels of two maps in turn: a0, b0, a1, b1, …
+
+    Its kernels are put in order instead of the maps, whose channels stay last so, theirs and those
+    of their gradients.
+    """
+    assert isinstance(conv, WeightNormConv)
+    weight = conv.weight.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    return F.conv2d(torch.cat([first, second], dim=1), weight, conv.bias)
 
 
 def _activate(x: Tensor) -> Tensor:
