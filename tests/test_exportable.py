@@ -14,7 +14,7 @@ from sruplift.errors import UsageError
 from sruplift.exportable import exportable, means_around
 from sruplift.models import create_model, layers
 
-CLOSE = {"rtol": 0, "atol": 2e-6}
+CLOSE = {"rtol": 0, "atol": 5e-6}
 
 
 @pytest.mark.parametrize("name", NAMES)

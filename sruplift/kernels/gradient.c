@@ -1,6 +1,6 @@
-/* Kernels packed for convolution.c, and the gradient of 3x3 ones, for training.
+/* Kernels packed for convolution.c, and the gradients of 3x3 and of depthwise ones, for training.
  *
- * By Winograd's filtering: as y = A' [(G w G') * (B' x B)] A for each tile, the gradient of w is the
+ * Of 3x3 ones by Winograd's filtering: as y = A' [(G w G') * (B' x B)] A for each tile, the gradient of w is the
  * sum over tiles of G' [(A y' A') * (B' x B)] G, y' being that of y.
  */
 
@@ -233,4 +233,59 @@ void sruplift_pack(const float *weight, const ptrdiff_t *steps, int32_t outputs,
                             (float)(G[j][0] * half[i][0][o] + G[j][1] * half[i][1][o] +
                                     G[j][2] * half[i][2][o]);
         }
+}
+
+/* ---- depthwise; the result is (channels, 1, kernel, kernel) in any order ---- */
+
+/* Some channels of a pixel. */
+static inline vec channels_of(const float *p, int channels) {
+    float some[LANES] = {0};
+    return channels < LANES ? load(memcpy(some, p, sizeof(float) * (size_t)channels)) : load(p);
+}
+
+/* One row of a group's kernels. Sums are of a map's row first, so that few are added to many. */
+#define DEPTHWISE(NAME, KERNEL)                                                                   \
+    static void NAME(const Gradient *c, int group, int i) {                                       \
+        int channel = first_of(group, c->inputs), few = c->inputs < LANES;                        \
+        vec total[KERNEL] = {0};                                                                  \
+        for (int n = 0; n < c->images * c->out_height; n++) {                                     \
+            int image = n / c->out_height, row = n % c->out_height, from = row + i - c->padding;  \
+            if (from < 0 || from >= c->height) continue;                                          \
+            const float *x = c->x + image * c->x_image + from * c->x_row + channel;               \
+            const float *y = c->y + image * c->y_image + row * c->y_row + channel;                \
+            vec sums[KERNEL] = {0}, d[KERNEL + 3], e[4];                                          \
+            for (int column = 0; column < c->out_width; column += 4) {                            \
+                int left = column - c->padding, right = left + KERNEL + 3;                        \
+                if (!few && left >= 0 && right <= c->width && column + 4 <= c->out_width) {       \
+                    EVERY for (int j = 0; j < KERNEL + 3; j++)                                    \
+                        d[j] = load(x + (left + j) * c->x_step);                                  \
+                    EVERY for (int j = 0; j < 4; j++) e[j] = load(y + (column + j) * c->y_step);  \
+                } else {                                                                          \
+                    for (int j = 0, at = left; j < KERNEL + 3; j++, at++)                         \
+                        d[j] = at < 0 || at >= c->width ? (vec){0}                                \
+                                                        : channels_of(x + at * c->x_step, c->inputs); \
+                    for (int j = 0, at = column; j < 4; j++, at++)                                \
+                        e[j] = at >= c->out_width ? (vec){0}                                      \
+                                                  : channels_of(y + at * c->y_step, c->inputs);   \
+                }                                                                                 \
+                EVERY for (int k = 0; k < KERNEL; k++) {                                          \
+                    EVERY for (int j = 0; j < 4; j++) sums[k] += d[j + k] * e[j];                 \
+                }                                                                                 \
+            }                                                                                     \
+            EVERY for (int k = 0; k < KERNEL; k++) total[k] += sums[k];                           \
+        }                                                                                         \
+        /* The last group's first channels may be those of the one before. */                     \
+        for (int lane = group * LANES - channel; lane < LANES && channel + lane < c->inputs; lane++) { \
+            float *w = c->weight + (channel + lane) * c->w_output + i * c->w_row;                 \
+            for (int k = 0; k < KERNEL; k++) w[k * c->w_step] = total[k][lane];                   \
+        }                                                                                         \
+    }
+DEPTHWISE(depthwise3, 3)
+DEPTHWISE(depthwise5, 5)
+
+/* The gradient of kernels of 3 or 5 that each see one channel alone. */
+void sruplift_gradient_channels(const Gradient *c, int32_t kernel, int32_t threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < groups_of(c->inputs) * kernel; i++)
+        (kernel == 3 ? depthwise3 : depthwise5)(c, i / kernel, i % kernel);
 }

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from sruplift.kernels.convolution import channels_last, convolve, empty_maps, pack, place
+from sruplift.kernels.convolution import (
+    channels_last,
+    convolve,
+    empty_maps,
+    pack,
+    pack_depthwise,
+    place,
+)
 from sruplift.kernels.library import GradientCall, Kernels
 
 # Fewer channels than this, on either side, are faster in PyTorch.
@@ -36,14 +43,18 @@ class Conv2d(NamedTuple):
         """Whether it is one for ``TrainingKernels``."""
         x, weight, kernel, padding = self.input, self.weight, self.weight.shape[-1], self._padding
         tensors = (x, weight) if self.bias is None else (x, weight, self.bias)
+        if self.groups == 1:
+            known = weight.shape[2:] in ((1, 1), (3, 3)) and x.shape[1:2] == weight.shape[1:2]
+        else:
+            depthwise = (*x.shape[1:2], *weight.shape[:2]) == (self.groups, self.groups, 1)
+            known = weight.shape[2:] in ((3, 3), (5, 5)) and depthwise
         return (
-            weight.shape[2:] in ((1, 1), (3, 3))
+            known
             and padding in range(kernel)
-            and _one(self.stride) == _one(self.dilation) == self.groups == 1
-            and min(weight.shape[:2]) >= FEWEST_CHANNELS
+            and _one(self.stride) == _one(self.dilation) == 1
             and x.ndim == 4
             and x.shape[0] > 0
-            and x.shape[1] == weight.shape[1]
+            and min(x.shape[1], weight.shape[0]) >= FEWEST_CHANNELS
             and min(x.shape[2:]) > 0
             and min(x.shape[2:]) + 2 * padding >= kernel
             and (self.bias is None or self.bias.shape == weight.shape[:1])
@@ -53,6 +64,8 @@ class Conv2d(NamedTuple):
 
     @property
     def _padding(self) -> int:
+        if self.padding == "same":
+            return self.weight.shape[-1] // 2
         return 0 if self.padding == "valid" else _one(self.padding)
 
     @property
@@ -76,10 +89,10 @@ class Conv2d(NamedTuple):
 class TrainingKernels(TorchFunctionMode):
     """Within it ``F.conv2d`` is ours where that is faster, and networks need no change.
 
-    That is so of kernels of 1x1 and 3x3 in float32 on the CPU without stride, dilation and groups,
-    with the same padding on all sides, up to kernel - 1, from and to at least ``FEWEST_CHANNELS``.
-    What is computed so can be differentiated, once, also when the mode has been left. The
-    transforms of ``torch.func`` do not see into it.
+    That is so of kernels of 1x1 and 3x3, and of depthwise ones of 3x3 and 5x5, in float32 on the
+    CPU, without stride and dilation, with the same padding on all sides, up to kernel - 1, from and
+    to at least ``FEWEST_CHANNELS``. What is computed so can be differentiated, once, also when the
+    mode has been left. The transforms of ``torch.func`` do not see into it.
     """
 
     def __init__(self, kernels: Kernels) -> None:
@@ -125,9 +138,9 @@ class _Convolve(torch.autograd.Function):
     ) -> Tensor:
         x = channels_last(x)
         bias = None if bias is None else bias.contiguous()
-        more = 2 * padding - 2
+        more = 2 * padding + 1 - weight.shape[-1]
         out = empty_maps((x.shape[0], weight.shape[0], x.shape[2] + more, x.shape[3] + more))
-        convolve(kernels, x, pack(kernels, weight), out, kernel=3, bias=bias, padding=padding)
+        _convolve(kernels, x, weight, out, bias, padding)
         ctx.save_for_backward(x, weight)
         ctx.kernels, ctx.padding = kernels, padding
         return out
@@ -141,9 +154,10 @@ class _Convolve(torch.autograd.Function):
         x, gradient = channels_last(x), channels_last(gradient)
         of_x, of_weight, of_bias = None, None, None
         if ctx.needs_input_grad[1]:
-            turned = pack(kernels, weight.flip(2, 3).transpose(0, 1))
+            turned = weight.flip(2, 3)
+            turned = turned if _is_depthwise(x, weight) else turned.transpose(0, 1)
             of_x = empty_maps(x.shape)
-            convolve(kernels, gradient, turned, of_x, kernel=3, padding=2 - padding)
+            _convolve(kernels, gradient, turned, of_x, None, weight.shape[-1] - 1 - padding)
         if ctx.needs_input_grad[2]:
             of_weight = weight_gradient(kernels, x, gradient, weight, padding)
         if ctx.needs_input_grad[3]:
@@ -151,12 +165,28 @@ class _Convolve(torch.autograd.Function):
         return None, of_x, of_weight, of_bias, None
 
 
+def _convolve(
+    kernels: Kernels, x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None, padding: int
+) -> None:
+    depthwise = _is_depthwise(x, weight)
+    packed = (pack_depthwise if depthwise else pack)(kernels, weight)
+    convolve(
+        kernels, x, packed, out,
+        kernel=weight.shape[-1], bias=bias, padding=padding, depthwise=depthwise,
+    )  # fmt: skip
+
+
+def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
+    """Of what ``suits``, which has more channels than one."""
+    return x.shape[1] > weight.shape[1]
+
+
 def weight_gradient(
     kernels: Kernels, x: Tensor, gradient: Tensor, weight: Tensor, padding: int
 ) -> Tensor:
     """That of ``weight`` (O, I, 3, 3), in the same order, from that of the output (B, O, H', W').
 
-    ``x`` is the input (B, I, H, W); the channels of both are last.
+    Or of a depthwise one (I, 1, k, k). ``x`` is the input (B, I, H, W); both have channels last.
 
     Raises:
         MemoryError: there is not enough of it.
@@ -170,6 +200,8 @@ def weight_gradient(
         out_height, out_width, outputs, padding, result.data_ptr(), *result.stride(),
     )  # fmt: skip
     threads = torch.get_num_threads()
-    if kernels.library.sruplift_gradient(ctypes.byref(call), threads):
+    if _is_depthwise(x, weight):
+        kernels.library.sruplift_gradient_channels(ctypes.byref(call), weight.shape[-1], threads)
+    elif kernels.library.sruplift_gradient(ctypes.byref(call), threads):
         raise MemoryError("not enough memory for a gradient")
     return result

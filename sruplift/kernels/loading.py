@@ -106,6 +106,15 @@ def _gradients(kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
         expected = conv2d_weight(x, weight.shape, y, padding=padding)  # type: ignore[no-untyped-call]
         x, y = channels_last(x), channels_last(y)
         yield weight_gradient(kernels, x, y, weight, padding), expected
+    for kernel, channels in itertools.product((3, 5), (8, kernels.lanes, 19)):
+        x, y = some(2, channels, height, width), some(2, channels, height, width)
+        y /= (2 * height * width) ** 0.5
+        weight, padding = some(channels, 1, kernel, kernel), kernel // 2
+        expected = conv2d_weight(  # type: ignore[no-untyped-call]
+            x, weight.shape, y, padding=padding, groups=channels
+        )
+        x, y = channels_last(x), channels_last(y)
+        yield weight_gradient(kernels, x, y, weight, padding), expected
 
 
 def _programs(arithmetic: Arithmetic) -> Iterator[tuple[Tensor, Tensor]]:

@@ -39,6 +39,7 @@ from sruplift.models.layers import (
     bilinear,
     conv,
     leaky,
+    means,
     means_around,
     upsampling_stages,
 )
@@ -72,7 +73,7 @@ class DynamicWeights(nn.Module):
         self.decide = nn.Linear(num_features // 4, 2, bias=False)
 
     def forward(self, x: Tensor, window: int | None) -> Tensor:
-        mean = x.mean((2, 3), keepdim=True) if window is None else means_around(x, window)
+        mean = means(x) if window is None else means_around(x, window)
         logits = self.decide(F.relu(self.reduce(mean.movedim(1, -1))))
         shares = torch.softmax(logits.float() / TEMPERATURE, dim=-1).movedim(-1, 1)
         return shares if window is None else at_pixels(shares, x.shape[-2:])

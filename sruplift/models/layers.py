@@ -173,6 +173,15 @@ def bilinear(lr: Tensor, scale: int) -> Tensor:
     return F.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
+def means(x: Tensor) -> Tensor:
+    """Mean of each channel, (B, C, H, W) -> (B, C, 1, 1).
+
+    ``x.mean((2, 3))`` with a gradient whose channels are last, as those of the maps in training
+    are: sums of maps in two orders are several times slower on CPUs.
+    """
+    return x.permute(0, 2, 3, 1).mean((1, 2))[:, :, None, None]
+
+
 def means_around(x: Tensor, window: int) -> Tensor:
     """Mean of each channel in a square around each block of pixels, float32.
 

@@ -213,8 +213,8 @@ def _fuse(conv: nn.Module, first: Tensor, second: Tensor) -> Tensor:
     Its kernels are put in order instead of the maps, whose channels stay last so, theirs and those
     of their gradients.
     """
-    assert isinstance(conv, WeightNormConv)
-    weight = conv.weight.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    assert isinstance(conv, WeightNormConv | nn.Conv2d)  # the latter where it is exported
+    weight = torch.cat([conv.weight[:, 0::2], conv.weight[:, 1::2]], dim=1)
     return F.conv2d(torch.cat([first, second], dim=1), weight, conv.bias)
 
 

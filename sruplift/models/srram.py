@@ -27,6 +27,7 @@ from sruplift.models.layers import (
     SuperResolver,
     at_pixels,
     conv,
+    means,
     means_around,
     stage_factors,
 )
@@ -187,5 +188,5 @@ def _variance(x: Tensor, window: int | None) -> Tensor:
     x = x.float()  # a difference of squares, which half precision loses
     if window is None:
         # ``var`` is many times slower where channels are last.
-        return (x - x.mean((2, 3), keepdim=True)).square().mean((2, 3), keepdim=True)
+        return means((x - means(x)).square())
     return (means_around(x.square(), window) - means_around(x, window).square()).clamp(0)

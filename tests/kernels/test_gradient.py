@@ -28,16 +28,17 @@ def results(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, mode: TrainingKernels | None
 ) -> list[Tensor]:
     """The output and all gradients, ours or in float64."""
+    options = {"padding": padding, "groups": x.shape[1] // weight.shape[1]}
     tensors = [t for t in (x, weight, bias) if t is not None]
     exact = torch.float64 if mode is None else torch.float32
     leaves = [t.detach().to(exact).requires_grad_() for t in tensors]
     if mode is None:
-        y = F.conv2d(*leaves, padding=padding)
+        y = F.conv2d(*leaves, **options)
     else:
-        call = Conv2d(*leaves, padding=padding)
+        call = Conv2d(*leaves, **options)
         assert call.suits
         with mode:
-            y = F.conv2d(*leaves, padding=padding)
+            y = F.conv2d(*leaves, **options)
         assert torch.equal(y, call.compute(mode.kernels))
     weights = torch.linspace(-9, 9, y.numel(), dtype=exact).reshape(y.shape).sin()
     (y * weights).sum().backward()
@@ -71,6 +72,24 @@ def test_every_width(kernels: Kernels, kernel: int, inputs: int, outputs: int) -
     assert_right(kernels, last(torch.randn(2, inputs, 11, 13)), weight, bias, kernel // 2)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels", [8, 9, 13, 16, 20, 33, 64])
+def test_every_width_of_depthwise_ones(kernels: Kernels, kernel: int, channels: int) -> None:
+    weight, bias = some(1, channels, kernel)
+    assert_right(kernels, last(torch.randn(2, channels, 11, 14)), weight, bias, kernel // 2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 8), (6, 131), (33, 7)])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 0), (3, 2), (5, 0), (5, 2), (5, 4)])
+def test_every_border_of_depthwise_ones(
+    kernels: Kernels, size: tuple[int, int], kernel: int, padding: int
+) -> None:
+    if min(size) + 2 * padding < kernel:
+        pytest.skip("nothing is left")
+    weight, _ = some(1, 20, kernel)
+    assert_right(kernels, last(torch.randn(3, 20, *size)), weight, None, padding)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (4, 4), (5, 8), (6, 131), (33, 7)])
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_every_border(kernels: Kernels, size: tuple[int, int], padding: int) -> None:
@@ -89,6 +108,14 @@ def test_every_layout(kernels: Kernels, kernel: int) -> None:
         for w in (weight, last(weight), weight.transpose(0, 1).contiguous().transpose(0, 1)):
             assert_right(kernels, x, w, bias, kernel // 2)
     assert_right(kernels, large[:, :20], weight, wide, kernel // 2)
+
+
+def test_every_layout_of_depthwise_ones(kernels: Kernels) -> None:
+    weight, bias = some(1, 20, 5)
+    large = last(torch.randn(2, 40, 9, 14))
+    for x in (large[:, 13:33], large[:, :20, 2:7, 3:], large[:, :20].contiguous()):
+        for w in (weight, last(weight), weight.flip(1).transpose(2, 3)):
+            assert_right(kernels, x, w, bias, 2)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -190,9 +217,14 @@ class Fancy(Tensor):
         {"stride": (1, 2)},
         {"dilation": 2},
         {"groups": 2, "weight": torch.zeros(24, 10, 3, 3)},
+        {"groups": 20, "weight": torch.zeros(40, 1, 3, 3)},
+        {"groups": 20, "weight": torch.zeros(20, 1, 7, 7)},
+        {"groups": 20, "weight": torch.zeros(20, 1, 1, 1)},
+        {"groups": 20, "weight": torch.zeros(20, 2, 3, 3)},
+        {"groups": 3, "input": torch.zeros(2, 3, 9, 9), "weight": torch.zeros(3, 1, 3, 3)},
         {"padding": 3},
         {"padding": (0, 1)},
-        {"padding": "same"},
+        {"padding": "other"},
         {"weight": torch.zeros(24, 20, 5, 5)},
         {"weight": torch.zeros(24, 20, 1, 3)},
         {"weight": torch.zeros(3, 20, 3, 3)},
@@ -219,7 +251,7 @@ def test_other_calls_are_pytorchs(kernels: Kernels, change: dict[str, Any]) -> N
     """What it computes, and what it refuses."""
     call = {"input": torch.zeros(2, 20, 9, 9), "weight": torch.zeros(24, 20, 3, 3), "padding": 0}
     assert Conv2d(**call).suits
-    for padding in ("valid", np.int64(1), (1, np.int64(1))):
+    for padding in ("valid", "same", np.int64(1), (1, np.int64(1))):
         assert Conv2d(**{**call, "padding": padding}).suits
     other = {**call, **change}
     assert not Conv2d(**other).suits
