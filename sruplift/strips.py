@@ -230,7 +230,7 @@ def check_range(pixels: Tensor) -> None:
     """Refuse another dtype, NaN, or floating-point values out of [0, 1]."""
     if pixels.dtype in _INTEGERS:
         return
-    if not pixels.is_floating_point():
+    if not pixels.is_floating_point() or pixels.element_size() == 1:
         raise ImageError(f"pixels of type {pixels.dtype} are not supported")
     low, high = (float(value) for value in pixels.aminmax())
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):

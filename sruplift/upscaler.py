@@ -335,6 +335,9 @@ class Upscaler:
         """(C, H, W) or (B, C, H, W) -> the same, enlarged, and notes."""
         if picture.ndim not in (3, 4) or picture.numel() == 0:
             raise ImageError(f"a tensor of shape {tuple(picture.shape)} is no picture")
+        if picture.layout != torch.strided or picture.is_meta:
+            kind = "meta" if picture.is_meta else str(picture.layout).removeprefix("torch.")
+            raise ImageError(f"a tensor must be dense and hold values, not {kind.strip('_')}")
         batch = picture.detach().cpu()
         results = [
             self._enlarge(each.movedim(0, 2)) for each in (batch if picture.ndim == 4 else [batch])

@@ -318,6 +318,21 @@ def test_a_picture_without_pixels() -> None:
         released(scale=2)(Pillow.new("RGB", (0, 5)))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros(3, 4, 4).to_sparse(), "dense and hold values, not sparse_coo"),
+        (torch.zeros(1, 3, 4, 4).to_mkldnn(), "dense and hold values, not mkldnn"),
+        (torch.zeros(3, 4, 4, device="meta"), "dense and hold values, not meta"),
+        (torch.zeros(3, 4, 4).to(torch.float8_e4m3fn), "float8_e4m3fn are not supported"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "bool are not supported"),
+    ],
+)
+def test_tensors_that_are_no_pictures(tensor: torch.Tensor, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        released(scale=2)(tensor)
+
+
 # ---- Strips
 
 
