@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import math
 import threading
@@ -119,8 +118,6 @@ class Engine:
         self._name = f"{type(model).__name__} of {sum(p.numel() for p in model.parameters())}"
         self.needs: InputNeeds = getattr(model, "needs", InputNeeds(receptive_field=None))
         if local and self.needs.window is not None:
-            # The caller's network goes on as it was; its layers are shared.
-            model = copy.copy(model)
             model.window = self.needs.window  # type: ignore[assignment]
         self.kernels: Kernels | None = None
         if fuse and self.device.type == "cpu":
