@@ -77,8 +77,9 @@ class Engine:
     """A network on its device: float32 pixels in main memory in, float32 pixels out.
 
     Args:
-        model: (B, 3, h, w) -> (B, 3, h * scale, w * scale); moved to the device, in place. Its
-            ``needs`` (``InputNeeds``), if it has them, say what a tile must respect.
+        model: (B, 3, h, w) -> (B, 3, h * scale, w * scale); moved to the device, in place, and its
+            ``window`` is set (``local``). Its ``needs`` (``InputNeeds``), if it has them, say what
+            a tile must respect.
         scale: how many times larger its output is.
         device: "auto" (CUDA, else XPU, MPS, CPU) or a PyTorch device name.
         precision: "auto" (fp16 on CUDA and XPU, bf16 on a CPU that computes it, else fp32), "fp32",

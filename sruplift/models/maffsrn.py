@@ -117,7 +117,8 @@ class MultiAttentionBlock(nn.Module):
         # Channels stay last only where they are the last dimension.
         wide = wide.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
         wide = wide.permute(0, 3, 1, 2)
-        return torch.sigmoid(F.relu(self.increase(wide + reduced)))
+        # The sum has the first one's order, which is the image's.
+        return torch.sigmoid(F.relu(self.increase(reduced + wide)))
 
     def _from_nearby(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.near_depthwise(self.near(x)))
