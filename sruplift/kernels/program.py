@@ -373,12 +373,16 @@ def pack(
     per, dtype = (2, torch.bfloat16) if arithmetic.half else (1, torch.float32)
     taps: list[int] = []
     weights: list[Tensor] = []
-    for cells in parts:
-        taps += [len(cells), *(step for place in cells for step in place)]
-        each = torch.stack(list(cells.values())).detach().to("cpu", torch.float32)
+    # All of a kind at once: a program has thousands of parts.
+    for count, alike in itertools.groupby(parts, key=len):
+        group = list(alike)
+        for cells in group:
+            taps += [count, *(step for place in cells for step in place)]
+        each = torch.stack([tap for cells in group for tap in cells.values()])
+        each = each.detach().to("cpu", torch.float32)
         each = F.pad(each, (0, each.shape[2] % 2, 0, -each.shape[1] % block))
-        # (taps, blocks, block, planes, per) -> (blocks, taps, planes, block, per)
-        each = each.reshape(len(cells), -1, block, each.shape[2] // per, per)
-        weights.append(each.permute(1, 0, 3, 2, 4).to(dtype).flatten())
+        # (parts, taps, blocks, block, planes, per) -> (parts, blocks, taps, planes, block, per)
+        each = each.reshape(len(group), count, -1, block, each.shape[2] // per, per)
+        weights.append(each.permute(0, 2, 1, 4, 3, 5).to(dtype).flatten())
     biases = F.pad(bias.to("cpu", torch.float32), (0, -bias.shape[1] % block)).flatten()
     return torch.tensor(taps, dtype=torch.int32, device="cpu"), torch.cat(weights), biases
