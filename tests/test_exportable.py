@@ -14,7 +14,7 @@ from sruplift.errors import UsageError
 from sruplift.exportable import exportable, means_around
 from sruplift.models import create_model, layers
 
-CLOSE = {"rtol": 0, "atol": 5e-6}
+CLOSE = {"rtol": 0, "atol": 2e-6}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +30,9 @@ def test_the_result_is_the_same(name: str, scale: int) -> None:
         image = photo_like(height, width)[None]
         expected = net(image)
         assert expected.std() > 0.01
-        torch.testing.assert_close(made(image), expected, **CLOSE)
+        # Of what random weights make, which is as large as 5.
+        size = max(1.0, float(expected.abs().max()))
+        assert (made(image) - expected).abs().max() <= CLOSE["atol"] * size
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
