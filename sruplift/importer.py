@@ -186,10 +186,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     )
 
 
-def recognise(tensors: Mapping[str, Tensor], source: str, likely: str | None = None) -> Recognised:
+def recognise(
+    tensors: Mapping[str, Tensor],
+    source: str,
+    likely: str | None = None,
+    scale: int | None = None,
+) -> Recognised:
     """The network that ``tensors`` belong to. ``source`` names them in messages.
 
     ``likely``: the model that they are compared with first, which saves time if it is theirs.
+    ``scale``: the one to compare with first; where it fits, no others are looked for.
 
     Raises:
         WeightsError: no network has exactly these names and shapes; says how the closest differs.
@@ -197,15 +203,18 @@ def recognise(tensors: Mapping[str, Tensor], source: str, likely: str | None = N
     best: tuple[float, str] = (-1.0, "")
     for model, origin, renamed in _readings(tensors, likely):
         shapes = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
-        scales = tuple(s for s in MODELS[model].scales if expected_shapes(model, s) == shapes)
+        every = MODELS[model].scales
+        if scale in every and expected_shapes(model, scale) == shapes:
+            return Recognised(model, (scale,), renamed, origin)
+        scales = tuple(s for s in every if expected_shapes(model, s) == shapes)
         if scales:
             return Recognised(model, scales, renamed, origin)
-        for scale in MODELS[model].scales:
-            expected = expected_shapes(model, scale)
+        for each in every:
+            expected = expected_shapes(model, each)
             same = sum(shapes.get(name) == shape for name, shape in expected.items())
             likeness = same / max(len(expected), len(shapes))
             if likeness > best[0]:
-                best = (likeness, f"{model} x{scale}: {difference(expected, shapes)}")
+                best = (likeness, f"{model} x{each}: {difference(expected, shapes)}")
     raise WeightsError(f"{source} fits no network ({_describe(tensors)}); the closest is {best[1]}")
 
 

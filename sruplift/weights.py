@@ -28,7 +28,7 @@ from sruplift.manifest import (
     sha256_of,
     write_atomically,
 )
-from sruplift.models import MODELS, create_model
+from sruplift.models import MODELS, SCALES, create_model
 
 HF_PREFIX = "hf://"
 # Of weights that came from elsewhere and do not say.
@@ -92,7 +92,8 @@ def identify(path: Path, model: str | None = None, scale: int | None = None) -> 
         WeightsError: the file is damaged, fits no network, or is not of ``model`` and ``scale``.
     """
     tensors, metadata = read_tensors(path)
-    found = recognise(tensors, str(path), model or metadata.get("model"))
+    likely = next((each for each in SCALES if str(each) == metadata.get("scale")), scale)
+    found = recognise(tensors, str(path), model or metadata.get("model"), likely)
     scales = _stated_scales(found, metadata, path)
     holds = f"{found.model} {' or '.join(f'x{each}' for each in scales)}"
     if (model or found.model) != found.model or (scale or scales[0]) not in scales:

@@ -24,22 +24,26 @@ class ModelSpec:
     build: Callable[[int], SuperResolver]
 
 
-ALL = (2, 3, 4)
+SCALES = (2, 3, 4)
 MODELS: dict[str, ModelSpec] = {
-    "pan": ModelSpec("PAN", ALL, lambda scale: PAN(PANConfig(scale))),
-    "a2n": ModelSpec("A2N", ALL, lambda scale: A2N(A2NConfig(scale))),
-    "a2n-m": ModelSpec("A2N-M", ALL, lambda scale: A2N(A2NConfig(scale, non_attention_kernel=1))),
-    "maffsrn": ModelSpec("MAFFSRN", ALL, lambda scale: MAFFSRN(MAFFSRNConfig(scale))),
-    "maffsrn-l": ModelSpec(
-        "MAFFSRN-L", ALL, lambda scale: MAFFSRN(MAFFSRNConfig(scale, num_groups=8))
+    "pan": ModelSpec("PAN", SCALES, lambda scale: PAN(PANConfig(scale))),
+    "a2n": ModelSpec("A2N", SCALES, lambda scale: A2N(A2NConfig(scale))),
+    "a2n-m": ModelSpec(
+        "A2N-M", SCALES, lambda scale: A2N(A2NConfig(scale, non_attention_kernel=1))
     ),
-    "srram": ModelSpec("SRRAM", ALL, lambda scale: SRRAM(SRRAMConfig(scale))),
+    "maffsrn": ModelSpec("MAFFSRN", SCALES, lambda scale: MAFFSRN(MAFFSRNConfig(scale))),
+    "maffsrn-l": ModelSpec(
+        "MAFFSRN-L", SCALES, lambda scale: MAFFSRN(MAFFSRNConfig(scale, num_groups=8))
+    ),
+    "srram": ModelSpec("SRRAM", SCALES, lambda scale: SRRAM(SRRAMConfig(scale))),
     "srram-l": ModelSpec("SRRAM-L", (2,), lambda scale: SRRAM(SRRAMConfig(scale, num_blocks=64))),
-    "hpinet-s": ModelSpec("HPINet-S", ALL, lambda scale: HPINet(HPINetConfig(scale, 40, 24, 72))),
-    "hpinet-m": ModelSpec("HPINet-M", ALL, lambda scale: HPINet(HPINetConfig(scale))),
+    "hpinet-s": ModelSpec(
+        "HPINet-S", SCALES, lambda scale: HPINet(HPINetConfig(scale, 40, 24, 72))
+    ),
+    "hpinet-m": ModelSpec("HPINet-M", SCALES, lambda scale: HPINet(HPINetConfig(scale))),
     "hpinet-l": ModelSpec(
         "HPINet-L",
-        ALL,
+        SCALES,
         lambda scale: HPINet(HPINetConfig(scale, 64, 36, 128, (12, 14, 16, 20, 24) * 2)),
     ),
 }
