@@ -69,7 +69,10 @@ def test_it_is_about_as_close_as_pytorch(arithmetic: Arithmetic, name: str, scal
     plain = fused(net)
     quick = in_programs(plain, arithmetic)
     assert isinstance(quick, ProgramNetwork)
-    for image in (photo_like(48, 60)[None], photo_like(70, 33)[None]):
+    # HPINet in bf16 that is not the processor's own is slow: one image, of more rows than a band.
+    slow = arithmetic.half and name.startswith("hpinet")
+    for size in ((50, 33),) if slow else ((48, 60), (70, 33)):
+        image = photo_like(*size)[None]
         require_close(arithmetic, quick, plain, image, net(image))
 
 

@@ -642,9 +642,9 @@ def test_a_run_that_fails_ends_with_the_processes_that_read_files(
 
 @pytest.fixture(scope="module")
 def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 iterations by the command, on one thread."""
+    """A run of 25 iterations by the command, on one thread."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    command = [sys.executable, "-m", "sruplift", *arguments(images, folder, 40)]
+    command = [sys.executable, "-m", "sruplift", *arguments(images, folder, 25)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == 0
     return folder
@@ -657,7 +657,7 @@ def test_signals_from_outside(
     """SIGTERM and Ctrl-C save and end cleanly; SIGKILL leaves the checkpoint before. All resume."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "sruplift", *arguments(images, killed, 40)]
+    command = [sys.executable, "-m", "sruplift", *arguments(images, killed, 25)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_for((killed / "checkpoint.pt").exists, process)
         process.send_signal(how)
