@@ -154,7 +154,7 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
             picture.seek(index)
             picture.load()
             if index == first:
-                notes: list[str] = []
+                notes = ["the picture for programs without animation is left out"] * first
                 found = read_metadata(path, picture, notes)
                 orientation = orientation_of(picture)
             durations.append(_duration(picture))

@@ -185,7 +185,10 @@ def _listed(name: str) -> list[str]:
         data = sys.stdin.buffer.read() if name == PIPE else Path(name).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read list {shown(Path(name))}: {reason(error)}") from error
-    names = read_list(data)
+    try:
+        names = read_list(data)
+    except UsageError as error:
+        raise UsageError(f"cannot read list {shown(Path(name))}: {error}") from error
     if not names:
         raise UsageError(f"list {shown(Path(name))} is empty")
     return names

@@ -103,9 +103,7 @@ def compare(a: str, b: str, *, any_inference: bool = False) -> Comparison:
         pairs = _pair_datasets(a, b, *reports)
         datasets = tuple(_compare_dataset(one, other) for one, other in pairs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ComparisonError(
-            f"{a} or {b} is not a report of `sruplift eval --json`: {error}"
-        ) from error
+        raise ComparisonError(no_report(f"{a} or {b}", error)) from error
     return Comparison(*sides, datasets)
 
 
@@ -113,6 +111,17 @@ def split_address(address: str) -> tuple[str, str]:
     """The report's file, and the network that is named after ``#`` in it, if one is."""
     path, _, name = address.rpartition("#")
     return (address, "") if not path or Path(address).is_file() else (path, name)
+
+
+def no_report(path: str | Path, error: Exception) -> str:
+    """A sentence for what came of reading the JSON of a file as a report."""
+    if isinstance(error, KeyError):
+        why = f"it lacks {error}"
+    elif isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        why = str(error)
+    else:
+        why = "it is built otherwise"
+    return f"{path} is not a report of `sruplift eval --json`: {why}"
 
 
 def read_report(address: str) -> Report:
@@ -131,9 +140,7 @@ def read_report(address: str) -> Report:
     except OSError as error:
         raise ComparisonError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ComparisonError(
-            f"{path} is not a report of `sruplift eval --json`: {error}"
-        ) from error
+        raise ComparisonError(no_report(path, error)) from error
     if not name and len(reports) == 1:
         return dict(*reports.values())
     if name not in reports:

@@ -26,7 +26,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Strict):
@@ -214,10 +214,12 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     else:
         path = Path(name_or_path)
-        if path.suffix != ".toml":
+        if path.suffix.lower() != ".toml" and path.is_file():
+            raise ConfigError(f"cannot read config {path}: its name must end in .toml")
+        if path.suffix.lower() != ".toml":
             raise ConfigError(unknown_name("config", name_or_path, config_names()))
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # Editors on Windows begin with a mark.
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read config {path}: {error}") from error
     try:

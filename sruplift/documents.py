@@ -27,6 +27,9 @@ _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     **{each: "\\" + each for each in "&%$#_{}"},
 }
 
@@ -83,7 +86,7 @@ def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> I
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(_printable(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 @dataclass(frozen=True)
@@ -239,4 +242,11 @@ def _tabular(
 
 
 def _escape(text: str) -> str:
-    return "".join(_LATEX_SPECIAL.get(each, each) for each in text)
+    return "".join(_LATEX_SPECIAL.get(each, each) for each in _printable(text))
+
+
+def _printable(text: str) -> str:
+    """The name of a file, with escapes for what would end its line or is no character."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

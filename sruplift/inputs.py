@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import fnmatch
 import glob
@@ -62,9 +63,25 @@ def gather(
 
 
 def read_list(data: bytes) -> list[str]:
-    """The names in a list: between NULs if there are any, else one a line; empty ones are none."""
+    """The names in a list: between NULs if there are any, else one a line; empty ones are none.
+
+    What begins with the mark of UTF-16, as lists of Windows do, is read as that.
+
+    Raises:
+        UsageError: it is UTF-16 without a mark, or damaged.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            lines = data.decode("utf-16").split("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError("it begins as UTF-16 and is not: save it as UTF-8") from error
+        return [name for line in lines if (name := line.removesuffix("\r"))]
     if b"\0" in data:
         names = data.split(b"\0")
+        # Every other byte of Latin letters in UTF-16 is 0: "." would be a name, this folder's.
+        letters = [name for name in names if len(name) <= 1]
+        if 2 * len(letters) > len(names) and {b".", b"\n"} & set(letters):
+            raise UsageError("it seems to be UTF-16: save it as UTF-8")
     else:
         names = [line.removesuffix(b"\r") for line in _without_mark(data).split(b"\n")]
     return [os.fsdecode(name) for name in names if name]

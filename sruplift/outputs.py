@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import string
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sruplift.errors import ImageError, UsageError, unknown_name
+from sruplift.errors import ImageError, SrupliftWarning, UsageError, unknown_name
 from sruplift.files import (
     WRITABLE,
     Failure,
@@ -28,9 +30,15 @@ from sruplift.files import (
     reason,
     shown,
 )
+from sruplift.manifest import read_manifest
 
 TEMPLATE = "{stem}_{model}_{size}{suffix}"
+# What `sruplift explain` makes of one image with one or several networks.
+ATTRIBUTION = "{stem}_{models}_x{scale}_lam.png"
 Item = Job | Failure | Skipped
+# Sizes as ``sizes.Target.label`` writes them.
+_NUMBER = r"\d+(?:\.\d+)?"
+_SIZES = rf"(?:x{_NUMBER}|\d+x\d+|\d+(?:w|h|max)|{_NUMBER}mp)"
 FIELDS = ("stem", "suffix", "model", "size", "scale", "parent", "index")
 
 
@@ -132,7 +140,9 @@ def plan_jobs(
 
     Returns:
         A job for every image and the failures that were given. An image in a folder that is
-        another image's result is left out: an earlier run wrote it there.
+        another image's result is left out: an earlier run wrote it there. So is, with a warning,
+        what has the name of such a result of another network or size, where results go into
+        its folder.
 
     Raises:
         UsageError: two inputs would have the same output, an output is an input, or a suffix
@@ -144,11 +154,11 @@ def plan_jobs(
     several = len(found) > 1 or images[0].root is not None
     folder = output is not None and (into_folder or several or is_folder(output))
     if output is not None:
-        _check_output(output, naming, folder)
+        _check_output(output, naming, folder, into_folder)
     fixed = None if folder else output
     jobs = _named(found, output, naming, fixed)
     if not naming.numbered:  # With numbers, another image's result may be a photo all the same.
-        found = _without_own_results(found, jobs)
+        found = _without_other_results(_without_own_results(found, jobs), output, naming)
         jobs = _named(found, output, naming, fixed)
     check_clashes([job for job in jobs if isinstance(job, Job)])
     return [_checked_length(job) for job in jobs]
@@ -172,13 +182,24 @@ def _named(
     return jobs
 
 
-def _check_output(output: Path, naming: Naming, folder: bool) -> None:
-    if folder and os.path.lexists(output) and not is_folder(output):
+def _check_output(output: Path, naming: Naming, folder: bool, into_folder: bool) -> None:
+    exists = os.path.lexists(output)
+    if folder and exists and not is_folder(output):
         raise UsageError(f"{shown(output)} is a file: several images need a folder")
+    if folder and not exists and not into_folder and output.suffix.lower() in WRITABLE:
+        raise UsageError(
+            f"{shown(output)} is the name of one image, and there are several: name a folder"
+            f" ({shown(output)}/ if it is to be called so)"
+        )
     if folder:
         return
     if naming.template != TEMPLATE:
         raise UsageError(f"--output-template needs a folder for --output, not {shown(output)}")
+    if not output.suffix:
+        raise UsageError(
+            f"{shown(output)} has no suffix that names a format (valid: {', '.join(WRITABLE)}): for"
+            f" a folder write {shown(output)}/"
+        )
     naming.check(output)
 
 
@@ -195,6 +216,82 @@ def _without_own_results(
         or each.named
         or results.get(identity(each.path), each.path) == each.path
     ]
+
+
+def _without_other_results(
+    found: Sequence[Found | Failure], output: Path | None, naming: Naming
+) -> list[Found | Failure]:
+    """Leave out, and say so, what runs with another network or size seem to have left in a folder.
+
+    Else every run there would enlarge the results of all runs before.
+    """
+    images = [each for each in found if isinstance(each, Found)]
+    beside = {each.path for each in images if not each.named and _is_beside(each, output)}
+    if not beside:
+        return list(found)
+    templates = (TEMPLATE, naming.template, ATTRIBUTION)
+    patterns = [_of_results(template, naming.model) for template in templates]
+    stems = {(each.path.parent, each.path.stem) for each in images}
+
+    def origin(path: Path) -> str | None:
+        stem = _stem_of(path.name, patterns)
+        while stem and (path.parent, stem) not in stems:
+            stem = _stem_of(stem + path.suffix, patterns)
+        return stem
+
+    origins = {path: stem for path in beside if (stem := origin(path)) is not None}
+    if origins:
+        path = min(origins)
+        warnings.warn(
+            f"{len(origins)} of the images are left out as results of earlier runs by their names:"
+            f" {shown(path)}, for one, of {origins[path]} (name a file to enlarge it all the same)",
+            SrupliftWarning,
+            stacklevel=2,
+        )
+    return [each for each in found if isinstance(each, Failure) or each.path not in origins]
+
+
+def _is_beside(found: Found, output: Path | None) -> bool:
+    """Whether its result is written into its own folder."""
+    if output is None:
+        return True
+    inner = found.path.parent.relative_to(found.root) if found.root is not None else Path()
+    return identity(output / inner) == identity(found.path.parent)
+
+
+def _of_results(template: str, model: str) -> re.Pattern[str] | None:
+    """What results are called, whatever the network and size; None if names cannot tell."""
+    parts = list(string.Formatter().parse(template))
+    fields = {field for _, field, *_ in parts}
+    if "stem" not in fields or not fields & {"model", "models", "size", "scale"}:
+        return None
+    models = "|".join(map(re.escape, {model, *read_manifest().model_names()}))
+    of_field = {
+        "model": f"(?:{models})",
+        "models": f"(?:{models})(?:_(?:{models}))*",
+        "size": _SIZES,
+        "scale": _NUMBER,
+        "suffix": r"\.[^.]+",
+        "parent": ".+",
+    }
+    pattern = ""
+    for literal, field, *_ in parts:
+        pattern += re.escape(literal)
+        if field == "stem":
+            several = "?" if "models" in fields else ""
+            pattern += "(?P=stem)" if "?P<stem>" in pattern else f"(?P<stem>.+{several})"
+        elif field is not None:
+            pattern += of_field[field]
+    return re.compile(pattern, re.DOTALL)
+
+
+def _stem_of(name: str, patterns: Iterable[re.Pattern[str] | None]) -> str | None:
+    """The stem that a result of this name was made from."""
+    for pattern in patterns:
+        match = pattern.fullmatch(name) if pattern is not None else None
+        if match is not None:
+            return match["stem"]
+    return None
 
 
 def check_clashes(jobs: Sequence[Job]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sruplift.comparison import no_report
 from sruplift.datasets import BENCHMARKS
 from sruplift.errors import WeightsError
 from sruplift.importer import read_tensors
@@ -51,7 +52,9 @@ class Provenance:
     device: str | None = None
 
 
-def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> WeightsEntry:
+def pack(
+    source: Path, provenance: Provenance, folder: Path | None = None, *, overwrite: bool = False
+) -> WeightsEntry:
     """Convert a training run's weights to fp16 in the package and enter them in the manifest.
 
     ``source`` is the file, or the run's folder with ``best.safetensors``. Measurements that the
@@ -59,7 +62,8 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
 
     Raises:
         WeightsError: the weights are damaged, were imported from elsewhere (their licence is not
-            ours to give), or nothing says how long they were trained.
+            ours to give), nothing says how long or on what they were trained, or there are such
+            weights already and ``overwrite`` is not given.
     """
     source = source / BEST_NAME if source.is_dir() else source
     found = identify(source)
@@ -68,9 +72,14 @@ def pack(source: Path, provenance: Provenance, folder: Path | None = None) -> We
         raise WeightsError(f"{source} was imported from {origin}: it cannot be released as ours")
     facts = _facts(found, provenance, source)
     path = (folder or pretrained_folder()) / f"{found.model}_x{found.scale}.safetensors"
+    if path.exists() and not overwrite:
+        raise WeightsError(
+            f"{path} exists, and all commands would use the new weights in its place: replace it"
+            f" with --overwrite, or use {source} by --weights"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**found.metadata, **facts, "init": _origin(found.metadata.get("init", ""))}
-    before = read_tensors(path)[0] if path.exists() else {}
+    before = _tensors(path)
     save_weights(path, found.tensors, model=found.model, scale=found.scale, metadata=metadata)
     entry = WeightsEntry(
         model=found.model,
@@ -93,12 +102,16 @@ def record(reports: Sequence[Path], command: str | None = None) -> list[WeightsE
         WeightsError: a report cannot be read, was made with other weights than the manifest's, not
             in fp32 on whole images, or of other images than the benchmarks'.
     """
-    return [
+    entries = [
         _record_one(data, path, command)
         for path in reports
         for data in _read_reports(path)
         if data.get("model") != BASELINE
     ]
+    if not entries:
+        names = ", ".join(map(str, reports))
+        raise WeightsError(f"{names}: only {BASELINE} was measured, which has no weights")
+    return entries
 
 
 def _read_reports(path: Path) -> list[dict[str, Any]]:
@@ -145,7 +158,7 @@ def _record_one(data: dict[str, Any], path: Path, command: str | None) -> Weight
 
 
 def _no_report(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is not a report of `sruplift eval --json`: {error}")
+    return WeightsError(no_report(path, error))
 
 
 def _enter(entry: WeightsEntry, *, same_tensors: bool = False) -> WeightsEntry:
@@ -166,6 +179,14 @@ def _origin(init: str) -> str:
     return init if Path(init).name == init and not Path(init).suffix else "an earlier run"
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Those of the file that is replaced; none if it is not there, or damaged."""
+    try:
+        return read_tensors(path)[0]
+    except WeightsError:
+        return {}
+
+
 def _equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights are the same."""
     return before.keys() == after.keys() and all(
@@ -179,7 +200,9 @@ def _facts(found: IdentifiedWeights, provenance: Provenance, source: Path) -> di
     if not iterations:
         raise WeightsError(f"{source} does not say how long it was trained: use --iterations")
     fingerprint = found.metadata.get("data_fingerprint")
-    images = provenance.training_data
+    images = provenance.training_data.strip()
+    if not images:
+        raise WeightsError("--training-data is empty: say which images the weights were trained on")
     return {
         "licence": provenance.licence,
         "config": provenance.config or f"{found.model}_x{found.scale}",

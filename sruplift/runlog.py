@@ -22,7 +22,7 @@ from sruplift.manifest import write_atomically
 
 @dataclass(frozen=True)
 class LogRow:
-    """A line of ``log.csv``: means over the iterations since the line before."""
+    """A line of ``log.csv``: means over the iterations since the line before, or since a resume."""
 
     iteration: int
     loss: float

@@ -152,6 +152,8 @@ def test_the_picture_for_those_who_show_no_frames_is_no_frame(tmp_path: Path) ->
     assert isinstance(animation, Animation)
     assert len(animation.frames) == 3
     assert np.array_equal(animation.frames[0].pixels, frames()[0])
+    notes = animation.frames[0].notes
+    assert notes == ("the picture for programs without animation is left out",)
 
 
 def test_sixteen_bits_become_eight_and_are_told(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def test_overrides_reach_into_tables() -> None:
         ("iteration=1", "did you mean 'iterations'"),
         ("iterations=none", "config key 'iterations'"),
         ("data.patch_size=0", "config key 'data.patch_size'"),
+        ("optimizer.learning_rate=inf", "config key 'optimizer.learning_rate'"),
+        ("optimizer.weight_decay=nan", "config key 'optimizer.weight_decay'"),
         ("loss=l3", "config key 'loss'"),
         ("iterations", "--set takes key=value"),
         ("optimizer.schedule=step", "schedule = 'step' and halve_every go together"),
@@ -108,6 +110,11 @@ def test_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('model = "pan"\nscale = 3\niterations = 5\n')
     assert read_config(str(file)).scale == 3
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_config(str(file)).iterations == 5
+    file.rename(tmp_path / "mine.txt")
+    with pytest.raises(ConfigError, match=r"mine\.txt: its name must end in \.toml"):
+        read_config(str(tmp_path / "mine.txt"))
     file.write_text("model = pan")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_config(str(file))

@@ -85,8 +85,16 @@ class TestMarkdown:
     def test_a_bar_in_a_name_does_not_end_the_cell(self) -> None:
         assert r"| a\|b |" in as_markdown([make_report(dataset="a|b")])
 
+    def test_nor_does_a_line_that_ends_in_one_or_what_is_no_character(self) -> None:
+        assert r"| a\nb\udcff |" in as_markdown([make_report(dataset="a\nb\udcff")])
+
 
 class TestLatex:
+    def test_names_are_text_to_it(self) -> None:
+        text = as_latex([make_report(dataset="a\n<b|\udcff>_é")])
+        name = r"a\textbackslash{}n\textless{}b\textbar{}\textbackslash{}udcff\textgreater{}\_é"
+        assert name in text
+
     def test_is_whole(self) -> None:
         text = as_latex([make_report(), make_report("bicubic")])
         assert text.startswith("% needs \\usepackage{booktabs}")

@@ -206,7 +206,23 @@ def test_a_pattern_that_nothing_matches(here: Path) -> None:
         (b"\xff.png\n", [os.fsdecode(b"\xff.png")]),
         (b"", []),
         (b"\n\n", []),
+        ("f/a.png\r\n\r\nü.png\r\n".encode("utf-16"), ["f/a.png", "ü.png"]),
+        (b"\xfe\xff" + "a.png\nb.png".encode("utf-16-be"), ["a.png", "b.png"]),
+        (b"a\0b\0c\0", ["a", "b", "c"]),
     ],
 )
 def test_lists(data: bytes, names: list[str]) -> None:
     assert read_list(data) == names
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "f/a.png\n".encode("utf-16-le"),
+        "äöü/ﬀ.png\n".encode("utf-16-be"),
+        "a.png\n".encode("utf-16") + b"x",
+    ],
+)
+def test_lists_that_are_not_text(data: bytes) -> None:
+    with pytest.raises(UsageError, match=r"UTF-16.*: save it as UTF-8$"):
+        read_list(data)

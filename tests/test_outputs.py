@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sruplift import outputs
-from sruplift.errors import ImageError, UsageError
+from sruplift.errors import ImageError, SrupliftWarning, UsageError
 from sruplift.files import Failure, Found, Job
 from sruplift.inputs import gather
 from sruplift.outputs import Naming, make_folders, mixes_up, plan_jobs
@@ -187,11 +187,21 @@ def test_a_template_does_not_go_with_a_file(tmp_path: Path) -> None:
         plan(inputs, tmp_path / "x.png", template="{stem}{suffix}")
 
 
+def test_a_folder_is_not_made_by_the_name_of_an_image(tmp_path: Path) -> None:
+    inputs = touch(tmp_path, "a.png", "b.png")
+    with pytest.raises(UsageError, match=r"x\.jpg is the name of one image, and there are several"):
+        plan(inputs, tmp_path / "x.jpg")
+    assert len(plan(inputs, tmp_path / "x.jpg", folder=True)) == 2
+    (tmp_path / "x.jpg").mkdir()
+    assert len(plan(inputs, tmp_path / "x.jpg")) == 2
+    assert len(plan(inputs, tmp_path / "x.2026")) == 2
+
+
 def test_suffixes_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     inputs = touch(tmp_path, "a.png")
     with pytest.raises(UsageError, match=r"x\.bmp: cannot write '\.bmp' images \(valid: \.png"):
         plan(inputs, tmp_path / "x.bmp")
-    with pytest.raises(UsageError, match="cannot write suffixless images"):
+    with pytest.raises(UsageError, match=r"x has no suffix .*: for a folder write .*x/$"):
         plan(inputs, tmp_path / "x")
     with pytest.raises(UsageError, match=r"cannot write '\.heic'"):
         plan(inputs, suffix=".heic")
@@ -217,6 +227,28 @@ def test_results_of_an_earlier_run_are_not_enlarged_again(tmp_path: Path) -> Non
     assert [name for name, _ in plan([tmp_path / "a*.png"])] == ["a.png"]
     with pytest.raises(UsageError, match="is an input and would be overwritten"):
         plan([tmp_path, tmp_path / "a_pan_x4.png"])
+
+
+def test_nor_are_those_of_another_network_or_size(tmp_path: Path) -> None:
+    photos = ["a.png", "a_panorama_x4.png", "lone_pan_x2.png", "b_x4.png"]
+    results = ["a_pan_x2.png", "a_hpinet-s_x4.jpg", "a_maffsrn_3000w.png", "a_pan_x2_pan_x4.png"]
+    results += ["a_pan_12.5mp.tif", "a_a2n_640x480.png", "a_pan_maffsrn_x4_lam.png"]
+    results += ["a_pan_x3_srram_x2.png"]  # What that one was made of is gone.
+    said = len(results) - 1  # Of a_pan_x2.png the same run would make a_pan_x2_pan_x4.png.
+    touch(tmp_path, *photos, *results)
+    with pytest.warns(SrupliftWarning, match=rf"^{said} of the images are left out .* of a "):
+        assert [name for name, _ in plan([tmp_path])] == sorted(photos)
+    with pytest.warns(SrupliftWarning, match="are left out"):
+        assert [name for name, _ in plan([tmp_path], tmp_path)] == sorted(photos)
+    assert len(plan([tmp_path], tmp_path / "elsewhere", folder=True)) == len(photos + results)
+    assert len(plan([tmp_path / "a.png", tmp_path / "a_pan_x2.png"])) == 2
+
+
+def test_results_of_an_own_template_are_known_by_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "a.jpg", "2 a.png", "2 b.png", "a_srram_x2.png")
+    with pytest.warns(SrupliftWarning, match="^2 of the images are left out"):
+        names = [name for name, _ in plan([tmp_path], template="{scale} {stem}{suffix}")]
+    assert names == ["2 b.png", "a.jpg", "a.png"]
 
 
 def test_an_image_is_never_its_own_result(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sruplift.cli import options
 from sruplift.cli.outputs import check_files, check_is_no_input, print_tables, write_text
 from sruplift.errors import UsageError
 from sruplift.files import shown
+from sruplift.outputs import ATTRIBUTION
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +99,8 @@ def command(
         path=BlurPath(steps=steps),
         device=device,
     )
-    sheet = output or photo.parent / f"{photo.stem}_{'_'.join(models)}_x{scale}_lam.png"
+    name = ATTRIBUTION.format(stem=photo.stem, models="_".join(models), scale=scale)
+    sheet = output or photo.parent / name
     check_is_no_input(sheet, [photo])
     check_destination(sheet, overwrite)
     if json_file not in (None, "-") and not overwrite and os.path.lexists(json_file):

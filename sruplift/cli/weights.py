@@ -83,12 +83,18 @@ def pack(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Default: what the file says.")] = None,
     licence: Annotated[str, typer.Option(help="The licence of the weights.")] = "Apache-2.0",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the weights that the package has.")
+    ] = False,
 ) -> None:
-    """Make trained weights part of the package: an fp16 file and its entry in the manifest."""
+    """Make trained weights part of the package: an fp16 file and its entry in the manifest.
+
+    For releases: all commands use what the package has. `--weights FILE` uses yours without.
+    """
     from sruplift.release import Provenance, pack
 
     facts = Provenance(training_data, command, licence, config, iterations, device)
-    entry = pack(source, facts)
+    entry = pack(source, facts, overwrite=overwrite)
     typer.echo(f"{entry.bundled_path}: {entry.size:,} bytes, sha256 {entry.sha256}", err=True)
 
 

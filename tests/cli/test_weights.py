@@ -281,9 +281,9 @@ def test_packing_again_keeps_measurements_of_the_same_tensors_only(
     done("pack", trained, *FACTS)
     first = read_manifest().find("pan", 3)
     done("record", report(tmp_path / "eval.json", first.sha256))
-    done("pack", trained, *FACTS)
+    done("pack", trained, *FACTS, "--overwrite")
     assert read_manifest().find("pan", 3).metrics.keys() == {"Set5"}
-    done("pack", trained, *FACTS, "--iterations", "900")
+    done("pack", trained, *FACTS, "--iterations", "900", "--overwrite")
     changed = read_manifest().find("pan", 3)
     assert changed.sha256 != first.sha256
     assert changed.metrics.keys() == {"Set5"}
@@ -292,8 +292,22 @@ def test_packing_again_keeps_measurements_of_the_same_tensors_only(
     save_weights(
         trained / "best.safetensors", state_dict, model="pan", scale=3, metadata={"iterations": 9}
     )
-    done("pack", trained, *FACTS)
+    done("pack", trained, *FACTS, "--overwrite")
     assert read_manifest().find("pan", 3).metrics == {}
+
+
+def test_what_is_packed_is_replaced_only_when_told(release: Release, trained: Path) -> None:
+    done("pack", trained, *FACTS)
+    path = release.entry.bundled_path.with_name("pan_x3.safetensors")
+    before, manifest = path.read_bytes(), read_manifest()
+    message = refused("pack", trained, *FACTS, "--iterations", "900")
+    assert "pan_x3.safetensors exists, and all commands would use" in message
+    assert "--overwrite" in message
+    assert path.read_bytes() == before
+    assert read_manifest() == manifest
+    path.write_bytes(before[:100])
+    done("pack", trained, *FACTS, "--overwrite")
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -311,6 +325,13 @@ def test_a_packed_file_names_no_place_on_a_machine(
     packed = release.entry.bundled_path.with_name("pan_x3.safetensors")
     assert identify(packed).metadata["init"] == (expected or "an earlier run")
     assert b"/home/me" not in packed.read_bytes()
+
+
+@pytest.mark.usefixtures("release")
+def test_record_refuses_a_report_without_weights(tmp_path: Path) -> None:
+    path = report(tmp_path / "eval.json", "ab" * 32)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "bicubic"}))
+    assert "only bicubic was measured" in refused("record", path)
 
 
 @pytest.mark.usefixtures("release")
