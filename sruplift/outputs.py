@@ -15,6 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from sruplift.errors import ImageError, SrupliftWarning, UsageError, unknown_name
@@ -226,7 +227,8 @@ def _without_other_results(
     Else every run there would enlarge the results of all runs before.
     """
     images = [each for each in found if isinstance(each, Found)]
-    beside = {each.path for each in images if not each.named and _is_beside(each, output)}
+    is_beside = cache(partial(_is_beside, output))  # Of a folder: links are followed once.
+    beside = {e.path for e in images if not e.named and is_beside(e.path.parent, e.root)}
     if not beside:
         return list(found)
     templates = (TEMPLATE, naming.template, ATTRIBUTION)
@@ -251,19 +253,20 @@ def _without_other_results(
     return [each for each in found if isinstance(each, Failure) or each.path not in origins]
 
 
-def _is_beside(found: Found, output: Path | None) -> bool:
-    """Whether its result is written into its own folder."""
+def _is_beside(output: Path | None, folder: Path, root: Path | None) -> bool:
+    """Whether results of images in ``folder``, found below ``root``, are written into it."""
     if output is None:
         return True
-    inner = found.path.parent.relative_to(found.root) if found.root is not None else Path()
-    return identity(output / inner) == identity(found.path.parent)
+    inner = folder.relative_to(root) if root is not None else Path()
+    return identity(output / inner) == identity(folder)
 
 
 def _of_results(template: str, model: str) -> re.Pattern[str] | None:
     """What results are called, whatever the network and size; None if names cannot tell."""
     parts = list(string.Formatter().parse(template))
     fields = {field for _, field, *_ in parts}
-    if "stem" not in fields or not fields & {"model", "models", "size", "scale"}:
+    # A size alone may be a number that a camera wrote, or a thumbnail's.
+    if "stem" not in fields or not fields & {"model", "models"}:
         return None
     models = "|".join(map(re.escape, {model, *read_manifest().model_names()}))
     of_field = {

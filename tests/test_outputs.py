@@ -245,10 +245,19 @@ def test_nor_are_those_of_another_network_or_size(tmp_path: Path) -> None:
 
 
 def test_results_of_an_own_template_are_known_by_it(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "a.jpg", "2 a.png", "2 b.png", "a_srram_x2.png")
+    photos = ["a.jpg", "a.png", "srram b.png"]
+    touch(tmp_path, *photos, "srram a.png", "a_srram_x2.png")
     with pytest.warns(SrupliftWarning, match="^2 of the images are left out"):
-        names = [name for name, _ in plan([tmp_path], template="{scale} {stem}{suffix}")]
-    assert names == ["2 b.png", "a.jpg", "a.png"]
+        names = [name for name, _ in plan([tmp_path], template="{model} {stem}{suffix}")]
+    assert names == photos
+
+
+def test_a_number_alone_makes_no_result(tmp_path: Path) -> None:
+    photos = ["a.png", "a_2.png", "a_640x480.png"]
+    touch(tmp_path, *photos)
+    for field in ("scale", "size"):
+        template = f"{{stem}}_{{{field}}}{{suffix}}"
+        assert [name for name, _ in plan([tmp_path], template=template)] == photos
 
 
 def test_an_image_is_never_its_own_result(tmp_path: Path) -> None:
