@@ -41,6 +41,10 @@ class Checkpoint:
     """Of the training images in their order, which samples are told by; likewise."""
     validation: str = ""
     """Of the images that it is validated on; likewise."""
+    teacher: str = ""
+    """Of the teacher's weights, if the run has one."""
+    imported_from: str = ""
+    """Which of others' weights the run began with or is taught by, if any."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from sruplift.errors import ConfigError, unknown_name
 
@@ -101,6 +101,15 @@ class Stage(_Strict):
     loss: Literal["l1", "l2", "charbonnier", "psnr"] | None = None
 
 
+class TeacherConfig(_Strict):
+    """A trained network whose results become part of what the run's own is compared with."""
+
+    weights: str
+    """A file, or released weights by name (``pan_x4``). ``{scale}`` stands for the scale."""
+    share: float = Field(0.8, gt=0, le=1)
+    """How much of each target is the teacher's result; the rest is the image itself."""
+
+
 class TrainConfig(_Strict):
     """Everything that determines a training run, but for the device it runs on."""
 
@@ -128,6 +137,7 @@ class TrainConfig(_Strict):
     validate_every: int = Field(1000, ge=1)
     log_every: int = Field(100, ge=1)
     checkpoint_every: int = Field(500, ge=1)
+    teacher: TeacherConfig | None = None
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     stages: tuple[Stage, ...] = ()
@@ -278,8 +288,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a config, nested ones with dots."""
     for name, field in model.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _keys(nested, f"{prefix}{name}.")
+        kinds = (field.annotation, *get_args(field.annotation))  # One that is left out is a union.
+        tables = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if tables and get_origin(field.annotation) is not tuple:
+            yield from _keys(tables[0], f"{prefix}{name}.")
         else:
             yield prefix + name

@@ -25,6 +25,8 @@ from sruplift.models import MODELS, create_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# Whose names tensors have that are named as our networks' are.
+OURS = "sruplift"
 # Keys under which training code keeps the state dict, the best one first (averaged weights).
 CONTAINERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 # What wrappers such as DataParallel put before every name.
@@ -248,7 +250,7 @@ def _readings(
 ) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     """The tensors as each model would have them: in our names, then in each known layout."""
     for model in sorted(MODELS, key=lambda name: name != likely):
-        yield model, "sruplift", dict(tensors)
+        yield model, OURS, dict(tensors)
     for layout in LAYOUTS:
         # Names that the layout lacks are kept: they show up as unexpected.
         renamed = {layout.rename(name) or name: tensor for name, tensor in tensors.items()}

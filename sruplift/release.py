@@ -69,7 +69,10 @@ def pack(
     found = identify(source)
     if "imported_from" in found.metadata:
         origin = found.metadata["imported_from"]
-        raise WeightsError(f"{source} was imported from {origin}: it cannot be released as ours")
+        raise WeightsError(
+            f"{source} was imported from {origin}, or trained with what was: it cannot be released"
+            " as ours"
+        )
     facts = _facts(found, provenance, source)
     path = (folder or pretrained_folder()) / f"{found.model}_x{found.scale}.safetensors"
     if path.exists() and not overwrite:
@@ -78,7 +81,8 @@ def pack(
             f" with --overwrite, or use {source} by --weights"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**found.metadata, **facts, "init": _origin(found.metadata.get("init", ""))}
+    trained = {k: _origin(v) for k, v in found.metadata.items() if k in ("init", "teacher")}
+    metadata = {**found.metadata, **facts, **trained}
     before = _tensors(path)
     save_weights(path, found.tensors, model=found.model, scale=found.scale, metadata=metadata)
     entry = WeightsEntry(

@@ -40,8 +40,10 @@ from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
 from sruplift.processes import Processes, is_first, watch
 from sruplift.recipe import (
+    Teacher,
     build_network,
     build_optimizer,
+    imported_from,
     is_hopeless,
     learning_rate,
     loss_of,
@@ -133,9 +135,13 @@ class Trainer:
                 checkpoint = load_checkpoint(out / "checkpoint.pt")
             self.precision = _precision(config.precision, self.device)
             self.kernels = self._find_kernels()
+            self.imported_from = "" if resume else imported_from(config)
             torch.manual_seed(config.seed)
             # A run that goes on has its weights; what it began with may be gone.
             network = build_network(config.model_copy(update={"init": None}) if resume else config)
+            self.teacher = (
+                Teacher(config, self.device, self.precision) if config.teacher is not None else None
+            )
             self._load_images()
             if self.main:
                 _require_folder(out)
@@ -201,6 +207,10 @@ class Trainer:
             raise ConfigError(
                 "the run to resume was validated on other images, with which its best PSNR cannot"
                 f" be compared: {_BEGIN_ANOTHER}"
+            )
+        if self.teacher is not None and checkpoint.teacher != self.teacher.fingerprint:
+            raise ConfigError(
+                f"the run to resume had a teacher with other weights: {_BEGIN_ANOTHER}"
             )
 
     def _place(self, network: nn.Module) -> None:
@@ -270,12 +280,13 @@ class Trainer:
         scale = (hr.shape[-1] // lr.shape[-1],) if config.scales else ()
         losses = []
         for number, pair in enumerate(zip(lr.chunk(parts), hr.chunk(parts), strict=True), 1):
+            target = self.teacher.targets(*pair) if self.teacher is not None else pair[1]
             # Processes exchange gradients once a batch, with its last part.
             waits = nullcontext() if number == parts else self.processes.apart(self.parallel)
             with waits:
                 with self._arithmetic():
                     sr = self.forward(pair[0], *scale)
-                loss = loss_of(name, sr.float(), pair[1], config.luma) / parts
+                loss = loss_of(name, sr.float(), target, config.luma) / parts
                 self.processes.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
@@ -366,6 +377,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.iteration, self.samples = checkpoint.iteration, checkpoint.samples
         self.seconds = checkpoint.seconds
+        self.imported_from = checkpoint.imported_from
         if checkpoint.validation or not self.config.data.validation_images:
             self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
         elif self.main:
@@ -402,6 +414,8 @@ class Trainer:
             fingerprint=self.fingerprint,
             order=self.order,
             validation=self.validation.fingerprint,
+            teacher=self.teacher.fingerprint if self.teacher is not None else "",
+            imported_from=self.imported_from,
         )
         save_checkpoint(self.out / "checkpoint.pt", checkpoint)
 
@@ -427,6 +441,10 @@ class Trainer:
             "precision": self.precision,
             "processes": self.processes.count,
         }
+        if config.teacher is not None:
+            metadata["teacher"] = config.teacher.weights
+        if self.imported_from:
+            metadata["imported_from"] = self.imported_from
         for scale, network in by_scale(self.ema).items():
             value = f"{values[scale]:.4f}" if values else ""
             save_weights(

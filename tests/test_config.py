@@ -40,10 +40,13 @@ def test_stages_follow_one_another() -> None:
 
 
 def test_overrides_reach_into_tables() -> None:
-    config = read_config("pan_x2", ["optimizer.name=adam", "data.places=4", "init=null_x2"])
+    overrides = ["optimizer.name=adam", "data.places=4", "init=null_x2", "teacher.weights=a2n_x2"]
+    config = read_config("pan_x2", overrides)
     assert config.optimizer.name == "adam"
     assert config.data.places == 4
     assert config.init == "null_x2"
+    assert config.teacher is not None
+    assert (config.teacher.weights, config.teacher.share) == ("a2n_x2", 0.8)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,9 @@ def test_overrides_reach_into_tables() -> None:
         ("stages.2.patch_size=24", "'2' is none of its 2 stages"),
         ("stages.patch_size=24", "name a key of a stage, as in stages.0.patch_size"),
         ("stages.last.loss=l1", "'last' is none of its 2 stages"),
+        ("teacher.share=0.5", "config key 'teacher.weights': Field required"),
+        ("teacher.weigths=pan_x2", "did you mean 'teacher.weights'"),
+        ("teacher=pan_x2", "config key 'teacher'"),
         ("stages.1.patch=24", "unknown config key 'stages.1.patch'"),
     ],
 )

@@ -43,7 +43,7 @@ from sruplift.recipe import build_network, learning_rate
 from sruplift.resize import bicubic
 from sruplift.runlog import LogRow
 from sruplift.train import train
-from sruplift.weights import identify, save_weights
+from sruplift.weights import identify, import_checkpoint, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +367,50 @@ def test_a_run_goes_on_without_what_it_began_with(images: Path, tmp_path: Path) 
     train(again, tmp_path / "run", max_minutes=0)
     start.unlink()
     assert train(again, tmp_path / "run", resume=True).reason == "finished"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_teacher_reaches_the_loss(images: Path, tmp_path: Path, parts: int) -> None:
+    """Of a network that learns from itself, and from nothing else, there is nothing to learn."""
+    changes = {"init": "pan_x2", "loss": "l1", "iterations": 1, "data__accumulate": parts}
+    for share, folder in ((1.0, "alone"), (0.5, "half")):
+        teacher = {"weights": "pan_x2", "share": share}
+        train(config(images, teacher=teacher, **changes), tmp_path / folder)
+    train(config(images, **changes), tmp_path / "none")
+    alone, half, none = (
+        float(log(tmp_path / name)[0]["loss"]) for name in ("alone", "half", "none")
+    )
+    assert alone < 0.01 * none  # What is beyond black and white the teacher does not ask for.
+    assert half == pytest.approx(none / 2, rel=0.01)
+    with safe_open(tmp_path / "half" / "best.safetensors", "pt") as file:
+        assert file.metadata()["teacher"] == "pan_x2"
+
+
+def test_resume_refuses_a_teacher_with_other_weights(images: Path, tmp_path: Path) -> None:
+    train(config(images, iterations=1), tmp_path / "first")
+    path = tmp_path / "teacher.safetensors"
+    shutil.copy(tmp_path / "first" / "last.safetensors", path)
+    taught = config(images, teacher={"weights": str(path)})
+    train(taught, tmp_path / "run", max_minutes=0)
+    shutil.copy(tmp_path / "first" / "last.safetensors", path)
+    assert train(taught, tmp_path / "run", resume=True, max_minutes=0).reason == "time"
+    save_weights(path, create_model("pan", 2).state_dict(), model="pan", scale=2, metadata={})
+    with pytest.raises(ConfigError, match="had a teacher with other weights"):
+        train(taught, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="another 'teacher'"):
+        train(config(images), tmp_path / "run", resume=True)
+
+
+def test_a_run_says_that_it_began_with_weights_of_others(images: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.pth"
+    torch.save(create_model("pan", 2).state_dict(), theirs)
+    start = import_checkpoint(theirs, tmp_path / "imported.safetensors", "pan", 2).path
+    begun = config(images, init=str(start))
+    train(begun, tmp_path / "run", max_minutes=0)
+    train(begun, tmp_path / "run", resume=True)
+    assert identify(tmp_path / "run" / "last.safetensors").metadata["imported_from"] == "theirs.pth"
+    train(config(images), tmp_path / "ours")
+    assert "imported_from" not in identify(tmp_path / "ours" / "last.safetensors").metadata
 
 
 def test_the_callers_random_numbers_go_on(images: Path, tmp_path: Path) -> None:
