@@ -26,8 +26,8 @@ from sruplift.errors import (
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
 from sruplift.fuse.programs import has_programs, in_programs
-from sruplift.heap import is_kept
-from sruplift.kernels import Arithmetic, Kernels, load_kernels
+from sruplift.heap import give_back, is_kept
+from sruplift.kernels import SPARE, Arithmetic, Kernels, load_kernels
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
 from sruplift.streams import Streams, full_float32, in_flight
@@ -205,10 +205,13 @@ class Engine:
                 bands = run_tiled(
                     fn, source, plan, self.scale, first_row=done, in_flight=self.in_flight
                 )
-                for band in bands:
-                    yield band
-                    done = band.top + band.pixels.shape[-2]
-                    del band
+                with SPARE.kept():
+                    for band in bands:
+                        yield band
+                        done = band.top + band.pixels.shape[-2]
+                        del band
+                        if self.device.type == "cpu" and len(plan.rows) > 1 and is_kept():
+                            give_back()  # What the next row finds no use for adds up.
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

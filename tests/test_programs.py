@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +19,11 @@ from sruplift.engine import Engine
 from sruplift.fuse import fused
 from sruplift.fuse.program_network import ProgramNetwork
 from sruplift.fuse.programs import has_programs, in_programs
-from sruplift.kernels import Arithmetic, Convolution, Kernels
+from sruplift.kernels import Arithmetic, Convolution, Kernels, spare
 from sruplift.models.hpinet import HPINet, HPINetConfig
 from sruplift.models.layers import Frame, SuperResolver
 from sruplift.models.pan import PAN, PANConfig
+from sruplift.tiling import Rows, assemble
 from sruplift.weights import load_model
 
 EVERY = [(name, scale) for name in ("pan", "a2n", "hpinet-s") for scale in (2, 3, 4)]
@@ -92,6 +95,49 @@ def test_tiles_give_the_same(kernels: Kernels, name: str) -> None:
     quick = in_programs(fused(net), Arithmetic(kernels, half=False))
     tile, frame = photo_like(32, 32)[None], Frame(16, 32, 80, 96)
     torch.testing.assert_close(quick(tile, frame), net(tile, frame), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["pan", "a2n", "hpinet-s"])
+def test_maps_of_later_tiles_lie_where_those_of_the_first_did(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made: list[int] = []
+    empty = torch.empty
+
+    def counted(*args: Any, **options: Any) -> Tensor:
+        made.append(args[0])
+        return empty(*args, **options)
+
+    monkeypatch.setattr(spare, "torch", SimpleNamespace(empty=counted, int32=torch.int32))
+    runner = Engine(make(name, 2), 2, "cpu", "fp32", compile_mode="on")
+    image = photo_like(80, 48)[None]
+    runs = []
+    for height in (80, 48):
+        part = image[..., :height, :48]
+        plan = runner.plan(Rows.of(part), 48, 24)
+        assert assemble(runner.bands(part, 48, 24), 2 * height).shape == (1, 3, 2 * height, 96)
+        runs.append((len(plan), list(made)))
+        made.clear()
+    (many, first), (one, alone) = runs
+    assert (many, one) == (3, 1)
+    assert sorted(first) == sorted(alone)
+    assert alone
+
+
+def test_between_rows_of_tiles_memory_goes_back_where_it_would_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(engine, "give_back", lambda: given.append(1))
+    runner = Engine(make("pan", 2), 2, "cpu", "fp32")
+    for kept, count in ((False, 0), (True, 3)):
+        monkeypatch.setattr(engine, "is_kept", lambda kept=kept: kept)
+        list(runner.bands(photo_like(80, 24)[None], 48, 24))
+        assert len(given) == count
+    given.clear()
+    list(runner.bands(photo_like(40, 64)[None], 48, 24))
+    assert not given
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)

@@ -19,8 +19,10 @@ from sruplift.kernels.library import Arithmetic, Kernels
 from sruplift.kernels.loading import load_kernels
 from sruplift.kernels.patches import PatchLayers, join
 from sruplift.kernels.program import Part, PlaneMap, Program, UnsuitedError
+from sruplift.kernels.spare import SPARE
 
 __all__ = [
+    "SPARE",
     "Arithmetic",
     "Convolution",
     "Kernels",

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import itertools
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sruplift.kernels.library import Arithmetic, MapCall, OpCall
+from sruplift.kernels.spare import SPARE
 
 # Maps, and convolutions, that program.h has room for in a program.
 MOST = 24
@@ -39,7 +41,8 @@ class PlaneMap:
         self.channels, self.height, self.width = channels, height, width
         pairs = pairs_of(channels)
         count = arithmetic.function("cells")(pairs, height, width)
-        self.data = torch.empty(count, dtype=torch.int32, device="cpu")
+        self.data = SPARE.take(count)
+        weakref.finalize(self, SPARE.give, self.data).atexit = False
         arithmetic.function("clear")(self.address, pairs, height, width)
 
     @classmethod
