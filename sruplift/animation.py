@@ -157,7 +157,7 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
                 notes = ["the picture for programs without animation is left out"] * first
                 found = read_metadata(path, picture, notes)
                 orientation = orientation_of(picture)
-            durations.append(_duration(picture))
+            durations.append(round(picture.info.get("duration") or 0))
             frames.append(from_pillow(_whole(picture, size, orientation)))
     except MemoryError as error:
         raise unreadable(path, "not enough memory") from error
@@ -170,6 +170,10 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
     notes += [note for frame in same for note in frame.notes]
     if bits > 8:
         notes.append(f"of {bits} bits per channel, animations keep 8")
+    if not all(durations):
+        shown = f"{DEFAULT_DURATION} ms, as browsers show them"
+        notes.append(f"frames that do not say how long they are shown are shown for {shown}")
+    durations = [each or DEFAULT_DURATION for each in durations]
     dpi = same[0].dpi or exif_resolution(found["exif"])
     same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))
     return Animation(tuple(same), tuple(durations), loop)
@@ -180,12 +184,6 @@ def _plays(repetitions: int | None) -> int:
     if repetitions is None:
         return 1
     return repetitions + 1 if repetitions else 0
-
-
-def _duration(picture: Pillow.Image) -> int:
-    """How long the frame is shown, milliseconds."""
-    duration = round(picture.info.get("duration") or 0)
-    return duration if duration > 0 else DEFAULT_DURATION
 
 
 def _whole(picture: Pillow.Image, size: tuple[int, int], orientation: int) -> Pillow.Image:

@@ -12,6 +12,7 @@ from typing import Any
 from sruplift.citations import CITATIONS, paper_name
 from sruplift.datasets import BENCHMARKS
 from sruplift.errors import UsageError, WeightsError, unknown_name
+from sruplift.hub import check_repo
 from sruplift.manifest import MANIFEST_NAME, Manifest, WeightsEntry
 from sruplift.published import DATASETS, find_published
 
@@ -67,13 +68,15 @@ def render_card(manifest: Manifest, *, model: str | None = None, repo: str | Non
     ``SRUPLIFT_HUB_REPO`` names, else says ``OWNER/NAME``.
 
     Raises:
-        UsageError: there are no weights of ``model``.
+        UsageError: there are no weights of ``model``, or ``repo`` is no ``owner/name``.
         WeightsError: the manifest lists no weights at all.
     """
     if not manifest.weights:
         raise WeightsError("no weights have been released yet: there is nothing to write a card of")
     if model is not None and model not in manifest.model_names():
         raise UsageError(unknown_name("model", model, manifest.model_names()))
+    if repo is not None:
+        check_repo(repo)
     entries = [entry for entry in manifest.weights if model in (None, entry.model)]
     active = manifest.active_hub()
     repo = repo or (active.repo if active else NO_REPO)

@@ -278,7 +278,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield unknown_name("config key", key, _keys(TrainConfig))
+            place = problem["loc"][:2]
+            known = _keys(Stage, f"stages.{place[1]}.") if place[0] == "stages" else None
+            yield unknown_name("config key", key, known or _keys(TrainConfig))
         elif key:
             yield f"config key {key!r}: {problem['msg']} (got {problem['input']!r})"
         else:

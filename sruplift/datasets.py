@@ -6,11 +6,13 @@ used: the LR images beside them are made with Pillow's bicubic, which is not the
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import math
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,33 @@ BENCHMARKS: dict[str, DatasetSpec] = {
         DatasetSpec("Manga109", (), 109),
     )
 }
+
+
+def find_datasets(names: Iterable[str], data_root: Path | None = None) -> tuple[Dataset, ...]:
+    """``find_dataset`` of each; folders of one name get as much of their paths as tells them apart.
+
+    Raises:
+        SrupliftError: as ``find_dataset``.
+    """
+    found = tuple(find_dataset(name, data_root) for name in names)
+    return tuple(_told_apart(each, found) for each in found)
+
+
+def _told_apart(dataset: Dataset, among: Iterable[Dataset]) -> Dataset:
+    others = [each for each in among if each.images != dataset.images]
+    longest = 1 if dataset.benchmark else len(dataset.images[0].parent.resolve().parts)
+    for length in range(1, longest):
+        name = _called(dataset, length)
+        if name not in {_called(each, length) for each in others}:
+            return dataclasses.replace(dataset, name=name)
+    return dataset
+
+
+def _called(dataset: Dataset, length: int) -> str:
+    """Its name, with so many parts of the path of a folder."""
+    if dataset.benchmark:
+        return dataset.name
+    return "/".join(dataset.images[0].parent.resolve().parts[-length:])
 
 
 def find_dataset(name: str, data_root: Path | None = None) -> Dataset:

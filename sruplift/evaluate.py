@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sruplift.chop import chop
-from sruplift.datasets import Dataset, find_dataset, read_hr
+from sruplift.datasets import Dataset, find_datasets, read_hr
 from sruplift.engine import Engine, is_out_of_memory
 from sruplift.errors import DatasetError, NumericalError, WeightsError
 from sruplift.manifest import sha256_of
@@ -109,7 +109,7 @@ def prepare(options: EvalOptions) -> Plan:
     weights: WeightsFile | None = None
     if options.model != BICUBIC:
         weights = find_weights(options.model, options.scale, options.weights)
-    datasets = tuple(find_dataset(name, options.data_root) for name in options.datasets)
+    datasets = find_datasets(options.datasets, options.data_root)
     return Plan(options, weights, datasets)
 
 

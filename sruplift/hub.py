@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sruplift.errors import SrupliftError, WeightsError
+from sruplift.errors import SrupliftError, UsageError, WeightsError
 
+# The Hub forbids -- and .. in names.
+_REPO = re.compile(r"(?!.*(--|\.\.))[\w.-]+/[\w.-]+", re.ASCII)
 _TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is not ``owner/name``.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not _REPO.fullmatch(repo):
+        raise UsageError(f"{repo!r} is not owner/name of a repository")
 
 
 def download(

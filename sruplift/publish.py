@@ -7,7 +7,6 @@ uploaded from memory. Nobody sees a part of it, for a commit is made whole or no
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sruplift import __version__, hub
 from sruplift.cards import CARD_NAME, render_card
-from sruplift.errors import UsageError, WeightsError
+from sruplift.errors import WeightsError
 from sruplift.inventory import local_files
 from sruplift.manifest import (
     MANIFEST_NAME,
@@ -27,9 +26,6 @@ from sruplift.manifest import (
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
-
-# The Hub forbids -- and .. in names.
-_REPO = re.compile(r"(?!.*(--|\.\.))[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def collect(repo: str) -> tuple[Upload, ...]:
         UsageError: ``repo`` is not ``owner/name``.
         WeightsError: there are no weights, or a file is missing or not what was released.
     """
-    _check_name(repo)
+    hub.check_repo(repo)
     manifest = read_manifest()
     card = render_card(manifest, repo=repo)
     weights = [Upload(entry.file, _released_bytes(manifest, entry)) for entry in manifest.weights]
@@ -82,7 +78,7 @@ def push(
     """
     from huggingface_hub import HfApi, get_token
 
-    _check_name(repo)
+    hub.check_repo(repo)
     if hub.offline():
         raise WeightsError(f"cannot push to {repo}: HF_HUB_OFFLINE is set")
     try:
@@ -133,11 +129,6 @@ def _head(api: HfApi, repo: str, private: bool, revision: str) -> ModelInfo:
     except RepositoryNotFoundError:
         api.create_repo(repo, private=private or None, exist_ok=True)
     return api.model_info(repo, revision=revision)
-
-
-def _check_name(repo: str) -> None:
-    if not _REPO.fullmatch(repo):
-        raise UsageError(f"{repo!r} is not owner/name of a repository")
 
 
 def _released_bytes(manifest: Manifest, entry: WeightsEntry) -> bytes:

@@ -70,7 +70,10 @@ def test_overrides_reach_into_tables() -> None:
         ("teacher.share=0.5", "config key 'teacher.weights': Field required"),
         ("teacher.weigths=pan_x2", "did you mean 'teacher.weights'"),
         ("teacher=pan_x2", "config key 'teacher'"),
-        ("stages.1.patch=24", "unknown config key 'stages.1.patch'"),
+        (
+            "stages.1.patch=24",
+            "unknown config key 'stages.1.patch'; did you mean 'stages.1.patch_s",
+        ),
     ],
 )
 def test_wrong_overrides_are_refused_in_a_sentence(override: str, sentence: str) -> None:

@@ -18,7 +18,14 @@ from PIL import Image
 from test_archive import file, tar_bytes
 
 from sruplift import datasets
-from sruplift.datasets import BENCHMARKS, cache_folder, find_dataset, list_images, read_hr
+from sruplift.datasets import (
+    BENCHMARKS,
+    cache_folder,
+    find_dataset,
+    find_datasets,
+    list_images,
+    read_hr,
+)
 from sruplift.errors import DatasetError, UsageError
 from sruplift.image import Image as Picture
 from sruplift.image import write_image
@@ -62,6 +69,21 @@ class TestLocalFolders:
         fill(tmp_path / "Set5x")
         hr = fill(tmp_path / "Set5_HR")
         assert {path.parent for path in find_dataset("Set5", tmp_path).images} == {hr}
+
+    def test_folders_of_one_name_are_told_apart(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        fill(root / "Set5" / "HR")
+        places = [tmp_path / "a" / "val", tmp_path / "b" / "val", tmp_path / "c" / "other"]
+        places += [tmp_path / "mine" / "Set5", tmp_path / "d" / "a" / "val"]
+        for place in places:
+            fill(place)
+        names = ["Set5", *map(str, places)]
+        found = find_datasets(names, root)
+        called = [each.name for each in found]
+        assert called[:3] == ["Set5", f"{tmp_path.name}/a/val", "b/val"]
+        assert called[3:] == ["other", "mine/Set5", "d/a/val"]
+        assert [each.benchmark for each in found] == [True] + 5 * [False]
+        assert [each.name for each in find_datasets([str(places[0])])] == ["val"]
 
     @pytest.mark.parametrize("asked", ["BSD100", "b100", "bsds100", "Bsd100"])
     @pytest.mark.parametrize("folder", ["B100", "BSD100", "BSDS100_HR"])

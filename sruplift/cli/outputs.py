@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,6 +46,8 @@ def check_files(files: Mapping[str, str | None], inputs: Iterable[str | Path] = 
             raise UsageError(f"{option} {path} is named like a picture, which it would not be")
         if not path.parent.is_dir():
             raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+        if not _is_special(path) and not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+            raise UsageError(f"{option} {path} cannot be written: the folder is read-only")
 
 
 def check_is_no_input(path: Path, inputs: Iterable[str | Path]) -> None:

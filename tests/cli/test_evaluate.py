@@ -321,12 +321,22 @@ def test_an_unreadable_image_leaves_no_report(run: Run, root: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [("root", "is a folder"), ("nowhere/r.json", "there is no folder")]
+    ("place", "words"),
+    [
+        ("root", "is a folder"),
+        ("nowhere/r.json", "there is no folder"),
+        ("closed/r.json", "the folder is read-only"),
+    ],
 )
 def test_a_report_that_cannot_be_written_is_known_first(
     run: Run, root: Path, tmp_path: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sruplift.suite.evaluate_suite", None)
+    (tmp_path / "closed").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(  # As for somebody who is not root.
+        os, "access", lambda path, mode: Path(path).name != "closed" and allowed(path, mode)
+    )
     outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", tmp_path / place)
     assert outcome.code == 2
     assert words in outcome.err
