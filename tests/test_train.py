@@ -392,13 +392,16 @@ def test_resume_refuses_a_teacher_with_other_weights(images: Path, tmp_path: Pat
     shutil.copy(tmp_path / "first" / "last.safetensors", path)
     taught = config(images, teacher={"weights": str(path)})
     train(taught, tmp_path / "run", max_minutes=0)
-    shutil.copy(tmp_path / "first" / "last.safetensors", path)
-    assert train(taught, tmp_path / "run", resume=True, max_minutes=0).reason == "time"
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    path.rename(elsewhere)
+    moved = config(images, teacher={"weights": str(elsewhere)})
+    assert train(moved, tmp_path / "run", resume=True, max_minutes=0).reason == "time"
     save_weights(path, create_model("pan", 2).state_dict(), model="pan", scale=2, metadata={})
     with pytest.raises(ConfigError, match="had a teacher with other weights"):
         train(taught, tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match="another 'teacher'"):
-        train(config(images), tmp_path / "run", resume=True)
+    for other in (None, {"weights": str(elsewhere), "share": 0.5}):
+        with pytest.raises(ConfigError, match="another 'teacher'"):
+            train(config(images, teacher=other), tmp_path / "run", resume=True)
 
 
 def test_a_run_says_that_it_began_with_weights_of_others(images: Path, tmp_path: Path) -> None:
