@@ -227,7 +227,7 @@ class Teacher:
                 str(device),
                 precision,
                 local=False,
-                compile_mode=config.kernels if device.type == "cpu" else "off",
+                compile_mode="off" if config.kernels == "off" else "auto",
             )
             digests.append(sha256_of(path))
         self.fingerprint = " ".join(digests)

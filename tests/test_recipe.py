@@ -278,7 +278,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-@pytest.mark.parametrize("kernels", ["off", "auto"])
+@pytest.mark.parametrize("kernels", ["off", "auto", "on"])
 def test_targets_are_the_teachers_results_and_the_images_by_their_shares(
     tmp_path: Path, share: float, kernels: str
 ) -> None:
