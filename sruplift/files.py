@@ -23,6 +23,8 @@ WRITABLE = {
 }
 READABLE = {**WRITABLE, ".bmp": "BMP", ".heic": "HEIF", ".heif": "HEIF"}
 
+# How results are called where nothing else is asked for.
+TEMPLATE = "{stem}_{model}_{size}{suffix}"
 # Why an input is skipped that has an output already.
 EXISTS = "the output exists"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sruplift.errors import ImageError, SrupliftWarning, UsageError, unknown_name
 from sruplift.files import (
+    TEMPLATE,
     WRITABLE,
     Failure,
     Found,
@@ -33,7 +34,6 @@ from sruplift.files import (
 )
 from sruplift.manifest import read_manifest
 
-TEMPLATE = "{stem}_{model}_{size}{suffix}"
 # What `sruplift explain` makes of one image with one or several networks.
 ATTRIBUTION = "{stem}_{models}_x{scale}_lam.png"
 Item = Job | Failure | Skipped

@@ -14,7 +14,8 @@ from sruplift.batch import pixel_parameters
 from sruplift.cluster.places import Place, find_place
 from sruplift.cluster.planning import ClusterOptions, Plan, make_plan
 from sruplift.cluster.work import Outcome, do_partition
-from sruplift.outputs import TEMPLATE, Naming
+from sruplift.files import TEMPLATE
+from sruplift.outputs import Naming
 from sruplift.upscaler import UpscaleOptions, Upscaler
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sruplift import outputs
 from sruplift.errors import ImageError, SrupliftWarning, UsageError
-from sruplift.files import Failure, Found, Job
+from sruplift.files import TEMPLATE, Failure, Found, Job
 from sruplift.inputs import gather
 from sruplift.outputs import Naming, make_folders, mixes_up, plan_jobs
 
@@ -28,7 +28,7 @@ def plan(
     suffix: str | None = None,
     folder: bool = False,
     recursive: bool = False,
-    template: str = outputs.TEMPLATE,
+    template: str = TEMPLATE,
 ) -> list[tuple[str, Path]]:
     """(source's name, destination) of each job; failures are not expected."""
     found = gather([*map(str, inputs)], recursive=recursive, avoid=output)

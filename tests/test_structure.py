@@ -40,6 +40,20 @@ def test_help_and_names_load_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_help_loads_nothing_that_does_the_work() -> None:
+    code = (
+        "import sys, sruplift.cli.main\n"
+        "print(*sorted(m for m in sys.modules if m.startswith('sruplift.') and m.count('.') == 1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        "sruplift.cli",
+        "sruplift.errors",
+        "sruplift.files",
+        "sruplift.heap",
+    ]
+
+
 def test_loading_any_network_loads_no_more_than_torch() -> None:
     """PyTorch has parts that take seconds to import, such as its shape functions."""
     code = (

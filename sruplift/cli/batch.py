@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sruplift.cli import options
-from sruplift.cli.upscale import asked_naming, asked_target, terminable
-from sruplift.outputs import TEMPLATE
+from sruplift.files import TEMPLATE
 
 if TYPE_CHECKING:
     from sruplift.cluster.job import Pool, Totals
@@ -55,6 +54,8 @@ def command(
     Results and a report in JSON lines go to OUTPUT. The same command again does what is missing.
     Exit code 0 all done or skipped, 1 some failed, 2 usage, 130 interrupted, 143 terminated.
     """
+    from sruplift.cli.enlarging import asked_naming, asked_target, terminable
+
     target = asked_target(scale, width, height, max_side, megapixels, only_if_smaller)
     naming = asked_naming(model, target, image_format, output_template)
     chosen: dict[str, Any] = {

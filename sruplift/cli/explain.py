@@ -16,7 +16,6 @@ from sruplift.cli import options
 from sruplift.cli.outputs import check_files, check_is_no_input, print_tables, write_text
 from sruplift.errors import UsageError
 from sruplift.files import shown
-from sruplift.outputs import ATTRIBUTION
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,6 +88,7 @@ def command(
     from sruplift.attribution import BlurPath, Window
     from sruplift.explain import ExplainOptions
     from sruplift.outfile import check_destination
+    from sruplift.outputs import ATTRIBUTION
 
     chosen = ExplainOptions(
         window=Window(top, left, size),

@@ -336,7 +336,7 @@ def test_interrupted(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_plan_is_made_without_torch() -> None:
     code = (
-        "import sys, sruplift.batch as b, sruplift.cli.upscale; "
+        "import sys, sruplift.batch as b, sruplift.cli.enlarging; "
         "b.plan_batch(b.BatchOptions(b.Naming('pan', 4), ('a.png',))); "
         "sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )

@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 
 import sruplift
 from sruplift import upscale
-from sruplift.cli import upscale as cli
+from sruplift.cli import enlarging as cli
 from sruplift.cli.main import run as main
 from sruplift.reading import read_image
 

@@ -17,7 +17,7 @@ from pictures import bilinear_pan, photo
 from PIL import Image as Pillow
 
 from sruplift import store
-from sruplift.cli import upscale as cli
+from sruplift.cli import enlarging as cli
 from sruplift.cli.main import run as main
 from sruplift.reading import read_image
 
