@@ -172,7 +172,7 @@ def _read_frames(path: Path, file: BinaryIO, picture: Pillow.Image, max_pixels: 
         notes.append(f"of {bits} bits per channel, animations keep 8")
     if not all(durations):
         shown = f"{DEFAULT_DURATION} ms, as browsers show them"
-        notes.append(f"frames that do not say how long they are shown are shown for {shown}")
+        notes.append(f"frames that are shown for no time, or do not say how long, get {shown}")
     durations = [each or DEFAULT_DURATION for each in durations]
     dpi = same[0].dpi or exif_resolution(found["exif"])
     same[0] = dataclasses.replace(same[0], **found, dpi=dpi, notes=tuple(dict.fromkeys(notes)))

@@ -43,8 +43,9 @@ class Checkpoint:
     """Of the images that it is validated on; likewise."""
     teacher: str = ""
     """Of the teacher's weights, if the run has one."""
-    imported_from: str = ""
-    """Which of others' weights the run began with or is taught by, if any."""
+    imported_from: str | None = None
+    """Which of others' weights the run began with or is taught by; "" if none, None in checkpoints
+    that are older than this field."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -105,7 +105,8 @@ class TeacherConfig(_Strict):
     """A trained network whose results become part of what the run's own is compared with."""
 
     weights: str
-    """A file, or released weights by name (``pan_x4``). ``{scale}`` stands for the scale."""
+    """A file, released weights by name (``pan_x4``), or ``hf://owner/repo/file[@revision]``.
+    ``{scale}`` stands for the scale."""
     share: float = Field(0.8, gt=0, le=1)
     """How much of each target is the teacher's result; the rest is the image itself."""
 
@@ -119,8 +120,9 @@ class TrainConfig(_Strict):
     """Instead of ``scale``: networks of several scales that share all but their last layers. Each
     iteration trains one of them."""
     init: str | None = None
-    """Weights to start from: a file, or released ones by name (``pan_x2``). Of another scale:
-    every tensor of the same name and shape is taken over. ``{scale}`` stands for the scale."""
+    """Weights to start from: a file, released ones by name (``pan_x2``), or an ``hf://`` address.
+    Of another scale: every tensor of the same name and shape is taken over. ``{scale}`` stands for
+    the scale."""
     seed: int = Field(0, ge=0, lt=2**63)
     iterations: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"

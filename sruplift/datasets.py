@@ -88,25 +88,22 @@ def find_datasets(names: Iterable[str], data_root: Path | None = None) -> tuple[
     Raises:
         SrupliftError: as ``find_dataset``.
     """
-    found = tuple(find_dataset(name, data_root) for name in names)
-    return tuple(_told_apart(each, found) for each in found)
+    found = [find_dataset(name, data_root) for name in names]
+    places = [each.images[0].parent.resolve() for each in found]
 
+    def called(number: int, length: int) -> str:
+        """With so many parts of its path, if it is a folder."""
+        benchmark = found[number].benchmark
+        return found[number].name if benchmark else "/".join(places[number].parts[-length:])
 
-def _told_apart(dataset: Dataset, among: Iterable[Dataset]) -> Dataset:
-    others = [each for each in among if each.images != dataset.images]
-    longest = 1 if dataset.benchmark else len(dataset.images[0].parent.resolve().parts)
-    for length in range(1, longest):
-        name = _called(dataset, length)
-        if name not in {_called(each, length) for each in others}:
-            return dataclasses.replace(dataset, name=name)
-    return dataset
-
-
-def _called(dataset: Dataset, length: int) -> str:
-    """Its name, with so many parts of the path of a folder."""
-    if dataset.benchmark:
-        return dataset.name
-    return "/".join(dataset.images[0].parent.resolve().parts[-length:])
+    for number, dataset in enumerate(found):
+        others = [other for other, place in enumerate(places) if place != places[number]]
+        for length in range(1, 1 if dataset.benchmark else len(places[number].parts)):
+            name = called(number, length)
+            if name not in {called(other, length) for other in others}:
+                found[number] = dataclasses.replace(dataset, name=name)
+                break
+    return tuple(found)
 
 
 def find_dataset(name: str, data_root: Path | None = None) -> Dataset:

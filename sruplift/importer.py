@@ -25,7 +25,7 @@ from sruplift.models import MODELS, create_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Whose names tensors have that are named as our networks' are.
+# Whose names tensors have that are named as our networks' are, and who writes our files.
 OURS = "sruplift"
 # Keys under which training code keeps the state dict, the best one first (averaged weights).
 CONTAINERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
@@ -220,6 +220,16 @@ def recognise(
     raise WeightsError(f"{source} fits no network ({_describe(tensors)}); the closest is {best[1]}")
 
 
+def others_source(metadata: Mapping[str, str], path: Path) -> str:
+    """The file of others' weights that those of ``path`` stem from; "" if they are ours.
+
+    Ours are those that sruplift wrote, but for imported ones and what was trained with such.
+    """
+    if "imported_from" in metadata:
+        return metadata["imported_from"]
+    return "" if metadata.get("generator", "").startswith(OURS) else path.name
+
+
 def difference(expected: Shapes, found: Shapes) -> str:
     """How two sets of names and shapes differ: missing, unexpected and misshapen in one clause."""
     missing = [name for name in expected if name not in found]
@@ -301,7 +311,9 @@ def _averaged(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor]
             f"{path} is the checkpoint of a run of several scales: name one of its weights,"
             " such as best_x2.safetensors"
         )
-    stated = {"model": str(config.get("model")), "scale": str(config["scale"])}
+    stated = {"model": str(config.get("model")), "scale": str(config["scale"]), "generator": OURS}
+    if content.get("imported_from"):
+        stated["imported_from"] = str(content["imported_from"])
     return _unwrap(content["ema"], path), stated
 
 

@@ -14,13 +14,13 @@ from sruplift.color import WEIGHTS, rgb_to_y
 from sruplift.config import TrainConfig
 from sruplift.engine import Engine
 from sruplift.errors import ConfigError, WeightsError
-from sruplift.importer import OURS, read_tensors, recognise
+from sruplift.importer import others_source, read_tensors, recognise
 from sruplift.manifest import sha256_of
 from sruplift.models import create_model
 from sruplift.models.layers import SuperResolver
 from sruplift.multiscale import MultiScale, by_scale
 from sruplift.optim import AdamP, Muon
-from sruplift.weights import find_weights, identify, load_model
+from sruplift.weights import HF_PREFIX, download_address, find_weights, identify, load_model
 
 CHARBONNIER_EPSILON = 1e-3
 # A patch whose mean squared error is this (50 dB) has little left to learn.
@@ -126,6 +126,7 @@ def build_network(config: TrainConfig) -> nn.Module:
 
     Raises:
         ConfigError: unknown model or scale, or patches that are too small for it.
+        UsageError: ``init`` names released weights, or an address, that there cannot be.
         WeightsError: ``init`` cannot be read, or is of another network.
     """
     networks = [_build(config, scale) for scale in config.every_scale]
@@ -166,32 +167,32 @@ def _build(config: TrainConfig, scale: int) -> SuperResolver:
 
 
 def _init_tensors(init: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of released weights named like ``pan_x2``."""
+    """The tensors of weights that a config names."""
     return dict(recognise(read_tensors(_path(init))[0], init).tensors)
 
 
 def imported_from(config: TrainConfig) -> str:
-    """Which of others' weights the run begins with or is taught by; "" where they are ours.
+    """Which file of others' weights the run begins with or is taught by; "" where all are ours.
 
     Of imported weights it is the file that they came from: so it is of runs that began with them.
 
     Raises:
+        UsageError: released weights, or an address, that there cannot be.
         WeightsError: the weights cannot be read.
     """
     taught = config.teacher.weights if config.teacher is not None else None
     for name in filter(None, (config.init, taught)):
         for scale in config.every_scale:
             path = _path(name.replace("{scale}", str(scale)))
-            tensors, metadata = read_tensors(path)
-            if "imported_from" in metadata:
-                return metadata["imported_from"]
-            if recognise(tensors, name).origin != OURS:
-                return path.name
+            if source := others_source(read_tensors(path)[1], path):
+                return source
     return ""
 
 
 def _path(weights: str) -> Path:
-    """A file, or that of released weights named like ``pan_x2``."""
+    """A file, that of released weights named like ``pan_x2``, or of an ``hf://`` address."""
+    if weights.startswith(HF_PREFIX):
+        return download_address(weights)
     path = Path(weights)
     released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", weights)
     if released and not path.is_file():
@@ -210,6 +211,7 @@ class Teacher:
         """``config.teacher`` is there. The teacher computes on ``device`` in ``precision``.
 
         Raises:
+            UsageError: released weights, or an address, that there cannot be.
             WeightsError: its weights cannot be read, or are of another scale.
         """
         assert config.teacher is not None

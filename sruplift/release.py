@@ -61,17 +61,16 @@ def pack(
     manifest has of the same tensors are kept; those of others are dropped.
 
     Raises:
-        WeightsError: the weights are damaged, were imported from elsewhere (their licence is not
-            ours to give), nothing says how long or on what they were trained, or there are such
+        WeightsError: the weights are damaged, are or stem from those of others (their licence is
+            not ours to give), nothing says how long or on what they were trained, or there are such
             weights already and ``overwrite`` is not given.
     """
     source = source / BEST_NAME if source.is_dir() else source
     found = identify(source)
-    if "imported_from" in found.metadata:
-        origin = found.metadata["imported_from"]
+    if found.others_source:
         raise WeightsError(
-            f"{source} was imported from {origin}, or trained with what was: it cannot be released"
-            " as ours"
+            f"{source} is not of sruplift's own training alone, but stems from"
+            f" {found.others_source}: it cannot be released as ours"
         )
     facts = _facts(found, provenance, source)
     path = (folder or pretrained_folder()) / f"{found.model}_x{found.scale}.safetensors"

@@ -98,7 +98,8 @@ def train(
         CompilerError: ``kernels`` is "on", and they cannot be had.
         DatasetError: a folder without usable images.
         NumericalError: the loss is not finite any more, or the network makes no pictures any more.
-        WeightsError: there is no checkpoint to resume, or it or ``init`` is damaged.
+        UsageError: ``init`` or the teacher names released weights that there cannot be.
+        WeightsError: there is no checkpoint to resume, or it, ``init`` or the teacher is damaged.
         LostProcessError: another process ended, or did not answer in time.
     """
     with _stop_on_signals() as stop, watch(patience), ExitStack() as held:
@@ -147,7 +148,7 @@ class Trainer:
                 _require_folder(out)
                 held.enter_context(only_run_in(out))
                 self.log = RunLog(out, config.scales)
-        self._require_same_images()
+        self._require_same_files()
         checkpoint = self.processes.share(checkpoint)
         with self.processes.together():
             if checkpoint is not None:
@@ -185,15 +186,17 @@ class Trainer:
                 stacklevel=2,
             )
 
-    def _require_same_images(self) -> None:
+    def _require_same_files(self) -> None:
         """Samples are told by the number of their image: it must be the same one everywhere."""
-        seen = (self.fingerprint, [file.name for file in self.patches.files])
-        if any(other != seen for other in self.processes.gather(seen)):
-            error = ConfigError(
-                "the processes of this run see different training images: each machine needs the"
-                " same files under the same names"
-            )
-            raise self.processes.said_by(0, error)
+        taught = self.teacher.fingerprint if self.teacher is not None else ""
+        seen = (self.fingerprint, [file.name for file in self.patches.files]), taught
+        for number, what in enumerate(("training images", "weights of their teacher")):
+            if any(other[number] != seen[number] for other in self.processes.gather(seen)):
+                error = ConfigError(
+                    f"the processes of this run see different {what}: each machine needs the same"
+                    " files under the same names"
+                )
+                raise self.processes.said_by(0, error)
 
     def _require_images_of(self, checkpoint: Checkpoint) -> None:
         if checkpoint.fingerprint not in ("", self.fingerprint):
@@ -377,7 +380,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.iteration, self.samples = checkpoint.iteration, checkpoint.samples
         self.seconds = checkpoint.seconds
-        self.imported_from = checkpoint.imported_from
+        if checkpoint.imported_from is not None:
+            self.imported_from = checkpoint.imported_from
         if checkpoint.validation or not self.config.data.validation_images:
             self.best_psnr, self.best_iteration = checkpoint.best_psnr, checkpoint.best_iteration
         elif self.main:
@@ -442,7 +446,9 @@ class Trainer:
             "processes": self.processes.count,
         }
         if config.teacher is not None:
-            metadata["teacher"] = config.teacher.weights
+            metadata |= {"teacher": config.teacher.weights, "teacher_share": config.teacher.share}
+        if self.teacher is not None:
+            metadata["teacher_sha256"] = self.teacher.fingerprint
         if self.imported_from:
             metadata["imported_from"] = self.imported_from
         for scale, network in by_scale(self.ema).items():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sruplift import __version__, hub
 from sruplift.errors import UsageError, WeightsError, unknown_name
 from sruplift.files import is_file, is_folder
-from sruplift.importer import Recognised, read_tensors, recognise
+from sruplift.importer import Recognised, others_source, read_tensors, recognise
 from sruplift.manifest import (
     Hub,
     WeightsEntry,
@@ -53,7 +53,8 @@ class WeightsFile:
 class IdentifiedWeights:
     """What a file holds: tensors under our names, in the file's dtype, and its metadata.
 
-    ``origin`` says whose names the tensors had.
+    ``origin`` says whose names the tensors had, ``others_source`` of whose file they are if they
+    are not ours.
     """
 
     model: str
@@ -61,6 +62,7 @@ class IdentifiedWeights:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     origin: str
+    others_source: str
 
 
 def find_weights(model: str, scale: int, weights: str | Path | None = None) -> WeightsFile:
@@ -76,7 +78,7 @@ def find_weights(model: str, scale: int, weights: str | Path | None = None) -> W
     if weights is None:
         return _find_released(_released_entry(model, scale))
     if str(weights).startswith(HF_PREFIX):
-        path = _download_address(str(weights))
+        path = download_address(str(weights))
         return WeightsFile(path, sha256_of(path), model, scale, str(weights))
     path = Path(weights)
     if not is_file(path):
@@ -101,7 +103,14 @@ def identify(path: Path, model: str | None = None, scale: int | None = None) -> 
         raise WeightsError(f"{path} holds weights of {holds}, not {asked}")
     if scale is None and len(scales) > 1:
         raise UsageError(f"{path} fits {holds} alike: say which with --scale")
-    return IdentifiedWeights(found.model, scale or scales[0], found.tensors, metadata, found.origin)
+    return IdentifiedWeights(
+        found.model,
+        scale or scales[0],
+        found.tensors,
+        metadata,
+        found.origin,
+        others_source(metadata, path),
+    )
 
 
 def load_state_dict(file: WeightsFile) -> dict[str, Tensor]:
@@ -264,8 +273,13 @@ def _fetch_released(entry: WeightsEntry, remote: Hub) -> WeightsFile:
     )
 
 
-def _download_address(address: str) -> Path:
-    """``hf://owner/repo/path/to/file[@revision]`` -> the cached file."""
+def download_address(address: str) -> Path:
+    """``hf://owner/repo/path/to/file[@revision]`` -> the cached file.
+
+    Raises:
+        UsageError: it is not such an address.
+        WeightsError: it cannot be downloaded.
+    """
     place, _, revision = address.removeprefix(HF_PREFIX).partition("@")
     parts = place.split("/", 2)
     if len(parts) < 3 or not {"", ".", ".."}.isdisjoint(place.split("/")):

@@ -114,7 +114,7 @@ def test_frames_without_a_time_get_the_browsers(tmp_path: Path) -> None:
     animation = read_picture(tmp_path / "a.gif")
     assert isinstance(animation, Animation)
     assert animation.durations == (100, 100, 100)
-    assert "shown for 100 ms" in animation.frames[0].notes[-1]
+    assert "get 100 ms" in animation.frames[0].notes[-1]
     assert animation.loop == 1
 
 

@@ -26,10 +26,12 @@ from sruplift.loader import Patches, Validation, split_files
 from sruplift.models import create_model
 from sruplift.processes import Processes, watch
 from sruplift.train import train
+from sruplift.weights import save_weights
 
 # What each kind of run changes; the losses of one and of two processes are compared.
 KINDS: dict[str, dict[str, Any]] = {
     "adam": {},
+    "taught": {"teacher": {"weights": "pan_x2"}},
     "muon, accumulated": {
         "data": {"accumulate": 2},
         "optimizer": {"name": "muon", "clip_norm": 0.5},
@@ -69,7 +71,7 @@ def values(images: Path, **changes: Any) -> dict[str, Any]:
         "optimizer": {"warmup": 2},
     }
     for key, value in changes.items():
-        base[key] = {**base[key], **value} if isinstance(value, dict) else value
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
     return base
 
 
@@ -227,15 +229,25 @@ def test_the_first_process_speaks_for_all(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "log.csv").read_text().splitlines()[1:]
 
 
-def test_machines_with_other_images_are_refused(images: Path, tmp_path: Path) -> None:
-    for folder in ("0", "1"):
-        write_images(tmp_path / folder, [(48, 48), (40, 44)])
-    (tmp_path / "1" / "0.png").rename(tmp_path / "1" / "2.png")
-    runs = {tmp_path / "run": values(images, data={"train": [str(tmp_path / "{rank}")]})}
+@pytest.mark.parametrize("what", ["training images", "weights of their teacher"])
+def test_machines_with_other_files_are_refused(images: Path, tmp_path: Path, what: str) -> None:
+    other: dict[str, Any] = {"teacher": {"weights": str(tmp_path / "{rank}.safetensors")}}
+    if what == "training images":
+        for folder in ("0", "1"):
+            write_images(tmp_path / folder, [(48, 48), (40, 44)])
+        (tmp_path / "1" / "0.png").rename(tmp_path / "1" / "2.png")
+        other = {"data": {"train": [str(tmp_path / "{rank}")]}}
+    else:
+        for rank in (0, 1):
+            tensors = create_model("pan", 2).state_dict()
+            path = tmp_path / f"{rank}.safetensors"
+            save_weights(path, tensors, model="pan", scale=2, metadata={})
+    runs = {tmp_path / "run": values(images, **other)}
     with started(train_each, [runs], tmp_path) as members:
         ends = [member.end() for member in members]
     assert [code for code, _ in ends] == [1, 1]
-    assert all("the same files under the same names" in said for _, said in ends)
+    sentence = f"see different {what}: each machine needs the same files under the same names"
+    assert all(sentence in said for _, said in ends)
 
 
 def test_accelerate_launches_two_machines(images: Path, tmp_path: Path) -> None:

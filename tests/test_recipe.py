@@ -278,18 +278,21 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-@pytest.mark.parametrize("kernels", ["off", "auto", "on"])
+@pytest.mark.parametrize("mode", ["off", "auto", "on"])
+@pytest.mark.usefixtures("kernels")
 def test_targets_are_the_teachers_results_and_the_images_by_their_shares(
-    tmp_path: Path, share: float, kernels: str
+    tmp_path: Path, share: float, mode: str
 ) -> None:
     teacher = {"weights": "pan_x3", "share": share}
-    config = recipe(tmp_path, "muon", scale=3, teacher=teacher, kernels=kernels)
+    config = recipe(tmp_path, "muon", scale=3, teacher=teacher, kernels=mode)
     hr = torch.stack([photo_like(48, 48), 1 - photo_like(48, 48)])
     lr = F.avg_pool2d(hr, 3).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         sr = load_model("pan", 3)(lr).clamp(0, 1)
     assert float((sr - hr).abs().mean()) > 0.001
-    target = Teacher(config, CPU, "fp32").targets(lr, hr)
+    made = Teacher(config, CPU, "fp32")
+    assert (made._engines[3].kernels is None) == (mode == "off")
+    target = made.targets(lr, hr)
     torch.testing.assert_close(target, share * sr + (1 - share) * hr, rtol=0, atol=1e-5)
 
 
@@ -332,7 +335,19 @@ def test_what_is_learnt_from_weights_of_others_is_told(tmp_path: Path) -> None:
     for start, teacher, origin in (
         (ours, "pan_x2", ""),
         (imported, "pan_x2", "theirs.pth"),
+        (theirs, "pan_x2", "theirs.pth"),
         (ours, str(imported), "theirs.pth"),
+        (ours, str(theirs), "theirs.pth"),
     ):
         config = recipe(tmp_path, "muon", init=str(start), teacher={"weights": teacher})
         assert imported_from(config) == origin
+
+
+def test_the_scale_is_in_what_is_said_of_a_start(tmp_path: Path) -> None:
+    (tmp_path / "x2.safetensors").write_bytes(b"nothing")
+    config = recipe(tmp_path, "muon", init=str(tmp_path / "x{scale}.safetensors"))
+    with pytest.raises(SrupliftError, match=r"x2\.safetensors is neither"):
+        imported_from(config)
+    for named in (imported_from, build_network):
+        with pytest.raises(SrupliftError, match="is not hf://owner/repo/file"):
+            named(recipe(tmp_path, "muon", init="hf://nobody"))

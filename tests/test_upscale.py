@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -572,3 +573,18 @@ def test_enlarge_leaves_its_image_alone() -> None:
 def test_errors_are_all_of_one_family() -> None:
     assert issubclass(ImageError, SrupliftError)
     assert (ImageError.exit_code, UsageError.exit_code) == (1, 2)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_reading_a_large_picture_leaves_is_given_back_where_it_would_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    module = sys.modules[upscale_files.__module__]
+    given: list[int] = []
+    monkeypatch.setattr(module, "WORTH_GIVING_BACK", 20 * 20 * 3)
+    monkeypatch.setattr(module, "is_kept", lambda: kept)
+    monkeypatch.setattr(module, "give_back", lambda: given.append(1))
+    for edge, count in ((20, 0), (21, int(kept))):
+        path = save(tmp_path / f"{edge}.png", photo(edge, edge))
+        upscale_file(path, tmp_path / f"{edge}_out.png", nearest())
+        assert len(given) == count

@@ -44,10 +44,11 @@ def check_files(files: Mapping[str, str | None], inputs: Iterable[str | Path] = 
         check_is_no_input(path, inputs)
         if option not in PICTURES and path.suffix.lower() in READABLE:
             raise UsageError(f"{option} {path} is named like a picture, which it would not be")
-        if not path.parent.is_dir():
-            raise UsageError(f"{option} {path} cannot be written: there is no folder {path.parent}")
-        if not _is_special(path) and not os.access(path.resolve().parent, os.W_OK | os.X_OK):
-            raise UsageError(f"{option} {path} cannot be written: the folder is read-only")
+        folder = _target(path).parent
+        if not folder.is_dir():
+            raise UsageError(f"{option} {path} cannot be written: there is no folder {folder}")
+        if not _is_special(path) and not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{option} {path} cannot be written: the folder is read-only for you")
 
 
 def check_is_no_input(path: Path, inputs: Iterable[str | Path]) -> None:
@@ -80,12 +81,17 @@ def write_data(data: bytes, path: Path) -> None:
     if not _is_special(path):
         from sruplift.manifest import write_atomically
 
-        write_atomically(path.resolve(), data)
+        write_atomically(_target(path), data)
         return
     try:
         path.write_bytes(data)
     except OSError as error:
         raise SrupliftError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _target(path: Path) -> Path:
+    """Where a link leads, or the path itself; of links in a circle it is one of them."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _is_special(path: Path) -> bool:

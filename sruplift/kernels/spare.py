@@ -50,13 +50,21 @@ class Spare:
                 block = min(fitting, key=len)
                 self._blocks = [b for b in self._blocks if b is not block]
                 return block
-        return torch.empty(count, dtype=torch.int32, device="cpu")
+            try:
+                return _new(count)
+            except RuntimeError:
+                self._blocks.clear()  # What waits is in the way.
+                return _new(count)
 
     def give(self, block: Tensor) -> None:
         """What ``take`` returned, which nobody uses any more."""
         with self._lock:
             if self._keepers:
                 self._blocks = [*self._blocks[1 - MOST :], block]
+
+
+def _new(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int32, device="cpu")
 
 
 SPARE = Spare()

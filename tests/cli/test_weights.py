@@ -204,17 +204,27 @@ def test_a_packed_file_describes_itself(release: Release, trained: Path) -> None
     assert {key: metadata[key] for key in expected} == expected
 
 
-def test_pack_refuses_weights_of_others(release: Release, checkpoint: Path) -> None:
+@pytest.mark.parametrize("kind", ["theirs", "imported", "a run's checkpoint"])
+def test_pack_refuses_weights_of_others(
+    release: Release, checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
     done("import", checkpoint)
-    imported = checkpoint.with_suffix(".safetensors")
-    message = refused("pack", imported, *FACTS, "--iterations", "1")
-    assert "was imported from theirs.pth" in message
+    given = checkpoint.with_suffix(".safetensors") if kind == "imported" else checkpoint
+    if kind == "a run's checkpoint":
+        given = tmp_path / "checkpoint.pt"
+        content = {"format": 1, "config": {"model": "pan", "scale": 4}, "best_psnr": 30.0}
+        content |= {"ema": create_model("pan", 4).state_dict(), "imported_from": "theirs.pth"}
+        torch.save(content, given)
+    message = refused("pack", given, *FACTS, "--iterations", "1")
+    assert "stems from theirs.pth" in message
     assert read_manifest().weights == (release.entry,)
 
 
 @pytest.mark.usefixtures("release")
-def test_pack_asks_how_long_the_training_was(checkpoint: Path) -> None:
-    assert "use --iterations" in refused("pack", checkpoint, *FACTS)
+def test_pack_asks_how_long_the_training_was(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.safetensors"
+    save_weights(ours, create_model("pan", 4).state_dict(), model="pan", scale=4, metadata={})
+    assert "use --iterations" in refused("pack", ours, *FACTS)
 
 
 @pytest.mark.usefixtures("release")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -37,13 +39,18 @@ def test_the_closest_that_fits_is_taken() -> None:
 def test_with_the_last_who_keeps_it_it_goes() -> None:
     spare = Spare()
     with spare.kept():
-        with pytest.raises(ZeroDivisionError), spare.kept():
-            1 / 0  # noqa: B018
         block = spare.take(10)
+        with spare.kept():
+            spare.give(block)
+        assert spare.take(10) is block  # One of two still keeps it.
         spare.give(block)
     for _ in range(2):
         assert spare.take(10) is not block
         spare.give(block)  # Nobody keeps it.
+    with pytest.raises(ZeroDivisionError), spare.kept():
+        1 / 0  # noqa: B018
+    spare.give(block)
+    assert spare.take(10) is not block
 
 
 def test_only_so_many_wait() -> None:
@@ -56,6 +63,34 @@ def test_only_so_many_wait() -> None:
     assert sum(any(each is block for block in blocks) for each in taken) == MOST
 
 
+def test_what_waits_goes_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, short = Spare(), []
+
+    def new(count: int) -> torch.Tensor:
+        if count == 100 and not short:
+            short.append(count)
+            raise RuntimeError("not enough memory")
+        return torch.empty(count, dtype=torch.int32)
+
+    monkeypatch.setattr("sruplift.kernels.spare._new", new)
+    with module.kept():
+        small = module.take(10)
+        module.give(small)
+        assert len(module.take(100)) == 100
+        assert short
+        assert module.take(10) is not small
+
+
+@pytest.fixture
+def interrupted() -> Iterator[None]:
+    """Threads take turns after a few instructions, not after milliseconds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("interrupted")
 def test_no_two_threads_have_the_same_memory() -> None:
     spare, wrong = Spare(), []
 
