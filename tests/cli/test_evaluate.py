@@ -18,6 +18,8 @@ from conftest import photo_like
 from PIL import Image
 
 from sruplift.cli.main import run as main
+from sruplift.cli.outputs import check_files, write_text
+from sruplift.errors import UsageError
 from sruplift.models import create_model
 from sruplift.weights import save_weights
 
@@ -340,3 +342,17 @@ def test_a_report_that_cannot_be_written_is_known_first(
     outcome = run("-d", "Set5", "-m", "bicubic", "--data-root", root, "--json", tmp_path / place)
     assert outcome.code == 2
     assert words in outcome.err
+
+
+def test_links_lead_where_results_go_or_are_told(tmp_path: Path) -> None:
+    circle, astray, link = (tmp_path / name for name in ("circle", "astray", "link"))
+    circle.symlink_to(circle)
+    astray.symlink_to(tmp_path / "none" / "r.json")
+    link.symlink_to("r.json")
+    with pytest.raises(UsageError, match="there is no folder .*none"):
+        check_files({"--json": str(astray)})
+    for each in (circle, link):
+        check_files({"--json": str(each)})
+        write_text("result", str(each))
+        assert each.read_text() == "result"
+    assert link.is_symlink()
