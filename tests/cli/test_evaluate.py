@@ -349,7 +349,7 @@ def test_links_lead_where_results_go_or_are_told(tmp_path: Path) -> None:
     circle.symlink_to(circle)
     astray.symlink_to(tmp_path / "none" / "r.json")
     link.symlink_to("r.json")
-    with pytest.raises(UsageError, match="there is no folder .*none"):
+    with pytest.raises(UsageError, match=r"there is no folder .*none"):
         check_files({"--json": str(astray)})
     for each in (circle, link):
         check_files({"--json": str(each)})
