@@ -25,6 +25,7 @@ from sruplift.batch import (
     prepare,
     run_batch,
 )
+from sruplift.cli.teller import Teller
 from sruplift.errors import UsageError
 from sruplift.files import TEMPLATE, Failure, Found, Job, Skipped, shown
 from sruplift.outputs import Naming, check_sheet, plan_jobs
@@ -33,13 +34,10 @@ from sruplift.report import Report
 from sruplift.sizes import DEFAULT_SCALE, Target
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sruplift.estimate import Estimate
     from sruplift.upscale import UpscaleResult
     from sruplift.upscaler import Upscaler
 
-NAME_WIDTH = 24  # Of 80: the bar has 40, the share 4 and the time left 7.
 TERMINATED = 128 + 15  # As a shell tells that SIGTERM ended a program.
 
 
@@ -86,21 +84,19 @@ def enlarge(batch: BatchOptions, chosen: dict[str, Any], *, dry_run: bool) -> bo
 
     ``chosen`` are the fields of ``UpscaleOptions``.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    teller = Teller()
     if dry_run:
-        return _tell(batch, chosen, console)
-    return _pipe(batch, chosen, console) if batch.piped else _batch(batch, chosen, console)
+        return _tell(batch, chosen, teller)
+    return _pipe(batch, chosen, teller) if batch.piped else _batch(batch, chosen, teller)
 
 
-def _tell(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+def _tell(batch: BatchOptions, chosen: dict[str, Any], teller: Teller) -> bool:
     """Say on stdout what would be done; whether all inputs can be read."""
     from sruplift.estimate import Estimate, estimates
 
     if batch.piped:
         raise UsageError("--dry-run needs files: what comes through a pipe is not known yet")
-    items, upscaler, _ = _plan(batch, chosen, console)
+    items, upscaler, _ = _plan(batch, chosen, teller)
     count, seconds, well = 0, 0.0, True
     for each in estimates(items, upscaler, batch.folder):
         if isinstance(each, Estimate):
@@ -110,7 +106,7 @@ def _tell(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
         else:
             well = well and not isinstance(each, Failure)
             for line in _lines(each):
-                console.print(line, markup=False)
+                teller.say(line)
     typer.echo(f"{count} to do, about {seconds:.0f} s")
     return well
 
@@ -127,7 +123,7 @@ def _estimate_line(each: Estimate) -> str:
 
 
 def _plan(
-    batch: BatchOptions, chosen: dict[str, Any], console: Console
+    batch: BatchOptions, chosen: dict[str, Any], teller: Teller
 ) -> tuple[list[Item], Upscaler | None, dict[str, Any] | None]:
     """What is left to do, with what, and the parameters for the report if there is one."""
     jobs = plan_batch(batch)
@@ -138,35 +134,35 @@ def _plan(
     reported = batch.report is not None or batch.resume is not None
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):
-        upscaler = _load(chosen, console)
+        upscaler = _load(chosen, teller)
         parameters = pixel_parameters(upscaler.options)
     items = left_to_do(jobs, batch, parameters)
     sheet = chosen["compare"]
     if sheet is not None and isinstance(items[0], Skipped) and not os.path.lexists(sheet):
-        console.print(f"sruplift: warning: {sheet} is not made: its image is skipped", markup=False)
+        teller.say(f"sruplift: warning: {sheet} is not made: its image is skipped")
     if upscaler is None and any(isinstance(item, Job) for item in items):
-        upscaler = _load(chosen, console)
+        upscaler = _load(chosen, teller)
     return items, upscaler, parameters
 
 
-def _batch(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+def _batch(batch: BatchOptions, chosen: dict[str, Any], teller: Teller) -> bool:
     """Do all that is meant; whether all went well."""
-    items, upscaler, parameters = _plan(batch, chosen, console)
+    items, upscaler, parameters = _plan(batch, chosen, teller)
     items = prepare(items, batch)
     if batch.report is None and batch.resume is None:
-        return _run(items, upscaler, None, console)
+        return _run(items, upscaler, None, teller)
     with Report(batch.report_path, parameters) as report:
-        return _run(items, upscaler, report, console)
+        return _run(items, upscaler, report, teller)
 
 
-def _load(chosen: dict[str, Any], console: Console) -> Upscaler:
-    with console.status(f"Loading {chosen['model']}"):
+def _load(chosen: dict[str, Any], teller: Teller) -> Upscaler:
+    with teller.waiting(f"Loading {chosen['model']}"):
         from sruplift.upscaler import Upscaler
 
         return Upscaler(**chosen)
 
 
-def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool:
+def _pipe(batch: BatchOptions, chosen: dict[str, Any], teller: Teller) -> bool:
     """One image from stdin or to stdout; whether it went well."""
     (name,) = batch.inputs
     into_pipe = batch.output in (None, PIPE)
@@ -189,10 +185,10 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], console: Console) -> bool
         if chosen["compare"] is not None:
             check_sheet(Path(chosen["compare"]), [job])
         (job,) = prepare([job], batch) if not into_pipe else [job]
-        upscaler = _load(chosen, console) if isinstance(job, Job) else None
+        upscaler = _load(chosen, teller) if isinstance(job, Job) else None
         (outcome,) = run_batch([job], upscaler)
         for line in _lines(_without_temporary_names(outcome, job, folder)):
-            console.print(line, markup=False)
+            teller.say(line)
         if into_pipe and isinstance(job, Job) and not isinstance(outcome, Failure | Skipped):
             send(job.destination)
     return not isinstance(outcome, Failure)
@@ -219,44 +215,27 @@ def _without_temporary_names(
 
 
 def _run(
-    items: Sequence[Item], upscaler: Upscaler | None, report: Report | None, console: Console
+    items: Sequence[Item], upscaler: Upscaler | None, report: Report | None, teller: Teller
 ) -> bool:
     """Do ``items`` and tell how each went; whether all went well. No upscaler: nothing to do."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), TaskProgressColumn(), TimeLeft())
-    visible = console.is_terminal
     tally = Tally(len(items))
     try:
-        with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
-            task = bar.add_task("", total=len(items))
+        with teller.bar(len(items)) as show:
 
             def progress(source: Path, share: float) -> None:
-                name = _short(shown(Path(source.name)))
-                bar.update(task, description=name, completed=tally.finished + share)
+                show(tally.finished + share, shown(Path(source.name)))
 
             for outcome in run_batch(items, upscaler, report, progress):
                 tally.count(outcome)
-                bar.update(task, completed=tally.finished)
+                show(tally.finished, None)
                 # Of many that are skipped, the number says enough.
                 if len(items) == 1 or not isinstance(outcome, Skipped):
                     for line in _lines(outcome):
-                        console.print(line, markup=False)
+                        teller.say(line)
     finally:  # Also for somebody who interrupts.
         if len(items) > 1:
-            console.print(str(tally), markup=False)
+            teller.say(str(tally))
     return tally.failed == 0
-
-
-def _short(name: str) -> str:
-    """``name`` as far as it leaves room on the line for the bar."""
-    from rich.text import Text
-
-    text = Text(name)
-    text.truncate(NAME_WIDTH, overflow="ellipsis")
-    return text.plain
 
 
 def _lines(result: UpscaleResult | Failure | Skipped) -> list[str]:

@@ -166,6 +166,18 @@ def test_a_terminal_sees_a_progress_bar(
     assert outcome.out == ""
 
 
+def test_without_a_terminal_nothing_is_drawn_and_rich_is_not_loaded(tmp_path: Path) -> None:
+    source = save(tmp_path / "[b]a.png", photo(8, 9))
+    code = (
+        "import sys; from sruplift.cli.main import app; "
+        "app(sys.argv[1:], standalone_mode=False); sys.exit('rich' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "upscale", str(source)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.fullmatch(re.escape(f"{source} 9x8 -> ") + r".* 36x32, cpu, \w+, .* s\n", done.stderr)
+
+
 # ---- Bad input
 
 

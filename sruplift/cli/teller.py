@@ -1,0 +1,77 @@
+"""Telling a person on stderr how the work goes: with a bar on a terminal, else in plain lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+NAME_WIDTH = 24  # Of 80: the bar has 40, the share 4 and the time left 7.
+# By these somebody asks Rich for a terminal's output where there is none.
+ASKED = ("FORCE_COLOR", "TTY_COMPATIBLE")
+
+Show = Callable[[float, str | None], None]
+
+
+class Teller:
+    """Rich takes a tenth of a second to import: only a terminal gets it."""
+
+    def __init__(self) -> None:
+        self.console: Console | None = None
+        if sys.stderr.isatty() or any(name in os.environ for name in ASKED):
+            from rich.console import Console
+
+            self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+    def say(self, line: str) -> None:
+        """One line, as it is."""
+        if self.console is None:
+            typer.echo(line, err=True)
+        else:
+            self.console.print(line, markup=False)
+
+    def waiting(self, what: str) -> AbstractContextManager[Any]:
+        """Show on a terminal what is waited for."""
+        return nullcontext() if self.console is None else self.console.status(what)
+
+    @contextmanager
+    def bar(self, total: int) -> Iterator[Show]:
+        """A bar of ``total`` steps on a terminal: call with how many are done, and at what."""
+        if self.console is None:
+            yield lambda *_: None
+            return
+
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), TaskProgressColumn(), TimeLeft())
+        visible = self.console.is_terminal
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not visible
+        ) as progress:
+            task = progress.add_task("", total=total)
+
+            def show(done: float, name: str | None) -> None:
+                description = None if name is None else _short(name)
+                progress.update(task, description=description, completed=done)
+
+            yield show
+
+
+def _short(name: str) -> str:
+    """``name`` as far as it leaves room on the line for the bar."""
+    from rich.text import Text
+
+    text = Text(name)
+    text.truncate(NAME_WIDTH, overflow="ellipsis")
+    return text.plain
