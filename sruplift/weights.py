@@ -31,6 +31,8 @@ from sruplift.manifest import (
 from sruplift.models import MODELS, SCALES, create_model
 
 HF_PREFIX = "hf://"
+# Sources of files whose sha256 is the manifest's.
+PINNED = ("bundled", "cache", "hub")
 # Of weights that came from elsewhere and do not say.
 LICENCE_UNKNOWN = "that of the source file"
 
@@ -119,11 +121,14 @@ def load_state_dict(file: WeightsFile) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is damaged, or holds weights of another network or scale.
     """
-    found = identify(file.path, file.model, file.scale)
-    for name, tensor in found.tensors.items():
+    if file.source in PINNED:  # It is what was released, so nothing need be recognised.
+        tensors = read_tensors(file.path)[0]
+    else:
+        tensors = identify(file.path, file.model, file.scale).tensors
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{file.path} is damaged: {name} has values that are not finite")
-    return {name: tensor.to(torch.float32) for name, tensor in found.tensors.items()}
+    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
 def load_model(
@@ -142,7 +147,8 @@ def load_model(
         WeightsError: the weights cannot be found, downloaded, verified or loaded.
     """
     file = weights if isinstance(weights, WeightsFile) else find_weights(name, scale, weights)
-    file = dataclasses.replace(file, model=name, scale=scale)
+    if (file.model, file.scale) != (name, scale):
+        file = dataclasses.replace(file, model=name, scale=scale, source="file")
     state_dict = load_state_dict(file)
     # What is random in it is replaced: nobody's generator is to go on by that.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
