@@ -25,6 +25,7 @@ from sruplift.cli import (
     upscale,
     weights,
 )
+from sruplift.cli.teller import is_drawn_on
 from sruplift.errors import SrupliftError, SrupliftWarning
 from sruplift.heap import keep_freed_memory
 
@@ -111,6 +112,10 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names may have letters that the terminal's, or a file's, encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if not is_drawn_on(sys.stdout):
+        # Help in plain text takes two thirds of the time: Typer draws with Rich.
+        for each in (app, export.app, weights.app):
+            each.rich_markup_mode = None
     try:
         app()
     except SrupliftError as error:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -22,12 +22,17 @@ ASKED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 Show = Callable[[float, str | None], None]
 
 
+def is_drawn_on(stream: TextIO) -> bool:
+    """Whether there are boxes, bars and colours there: on a terminal, or if somebody asks."""
+    return stream.isatty() or any(name in os.environ for name in ASKED)
+
+
 class Teller:
     """Rich takes a tenth of a second to import: only a terminal gets it."""
 
     def __init__(self) -> None:
         self.console: Console | None = None
-        if sys.stderr.isatty() or any(name in os.environ for name in ASKED):
+        if is_drawn_on(sys.stderr):
             from rich.console import Console
 
             self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

@@ -35,6 +35,18 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [(), ("upscale",), ("weights", "pack"), ("export", "onnx")])
+def test_help_is_plain_text_but_on_terminals(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+    plain = run(*arguments, "--help").stdout
+    assert "-h, --help " in plain
+    assert drawn not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert drawn in run(*arguments, "--help").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
