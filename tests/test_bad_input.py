@@ -460,8 +460,8 @@ def test_exif_as_text_that_is_damaged_is_told(tmp_path: Path, moving: bool) -> N
     info = PngImagePlugin.PngInfo()
     info.add_text("Raw profile type exif", "\nexif\n8\n4578zz")
     plain = Pillow.fromarray(photo(6, 8))
-    more = {"save_all": True, "append_images": [plain.rotate(180)]} if moving else {}
-    plain.save(tmp_path / "a.png", pnginfo=info, **more)
+    more = {"save_all": True, "append_images": [plain.rotate(180)], "duration": 50}
+    plain.save(tmp_path / "a.png", pnginfo=info, **(more if moving else {}))
     image = first(read_picture(tmp_path / "a.png"))
     assert np.array_equal(image.array, photo(6, 8))
     assert image.notes == ("the EXIF data is damaged: it is dropped",)

@@ -22,9 +22,13 @@ ASKED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 Show = Callable[[float, str | None], None]
 
 
-def is_drawn_on(stream: TextIO) -> bool:
-    """Whether there are boxes, bars and colours there: on a terminal, or if somebody asks."""
-    return stream.isatty() or any(name in os.environ for name in ASKED)
+def is_drawn_on(stream: TextIO | None) -> bool:
+    """Whether there are boxes, bars and colours there: on a terminal, or if somebody asks.
+
+    None: it was closed before Python began.
+    """
+    terminal = stream is not None and stream.isatty()
+    return terminal or any(name in os.environ for name in ASKED)
 
 
 class Teller:
