@@ -1,8 +1,8 @@
 """Memory of maps that are done with, for the next ones.
 
 Maps of tiles are as large as each other. Yet where memory stays with the process (``heap``), glibc
-before 2.38 finds room for an aligned block only in a larger one: a map's place is too small for the
-next one, and of PAN x2's 1.2 GB for 12 megapixels half was free.
+before 2.38 finds room for an aligned block only in a larger one, so that each tile's maps took new
+memory (benchmarks/results/speed.md has what that came to).
 """
 
 from __future__ import annotations
