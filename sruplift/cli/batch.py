@@ -102,28 +102,21 @@ def _everywhere(weights: str | None) -> str | None:
 
 def _run(batch: ClusterOptions, pool: Pool) -> Totals | None:
     """Do all that is left and tell how it went on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
+    from sruplift.cli.teller import Teller
     from sruplift.cluster.job import run_job
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
+    teller = Teller()
     totals, started = None, time.monotonic()
     try:
-        with Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as bar:
-            task = bar.add_task("listing", total=None)
+        with teller.bar(None, "listing") as show:
             for number, (plan, totals) in enumerate(run_job(batch, pool)):
-                text = f"{totals.done} done, {totals.failed} failed"
-                bar.update(task, description=text, total=len(plan.partitions), completed=number)
+                name = f"{totals.done} done, {totals.failed} failed"
+                show(number, name, len(plan.partitions))
                 for error in totals.errors:
-                    console.print(f"sruplift: {error}", markup=False)
+                    teller.say(f"sruplift: {error}")
     finally:  # Also for somebody who interrupts.
         if totals is not None:
-            console.print(_sentence(totals, time.monotonic() - started), markup=False)
+            teller.say(_sentence(totals, time.monotonic() - started))
     return totals
 
 

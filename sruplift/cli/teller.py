@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import typer
 
@@ -19,7 +19,12 @@ NAME_WIDTH = 24  # Of 80: the bar has 40, the share 4 and the time left 7.
 # By these somebody asks Rich for a terminal's output where there is none.
 ASKED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 
-Show = Callable[[float, str | None], None]
+
+class Show(Protocol):
+    """What ``Teller.bar`` gives."""
+
+    def __call__(self, done: float, name: str | None, total: int | None = None) -> None:
+        """How many steps are done, at what (None: the same), and of how many if that changed."""
 
 
 def is_drawn_on(stream: TextIO | None) -> bool:
@@ -53,8 +58,8 @@ class Teller:
         return nullcontext() if self.console is None else self.console.status(what)
 
     @contextmanager
-    def bar(self, total: int) -> Iterator[Show]:
-        """A bar of ``total`` steps on a terminal: call with how many are done, and at what."""
+    def bar(self, total: int | None, name: str = "") -> Iterator[Show]:
+        """A bar of ``total`` steps (None: not known yet) on a terminal; call what it gives."""
         if self.console is None:
             yield lambda *_: None
             return
@@ -62,17 +67,17 @@ class Teller:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
-        name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), TaskProgressColumn(), TimeLeft())
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), TaskProgressColumn(), TimeLeft())
         visible = self.console.is_terminal
         with Progress(
             *columns, console=self.console, transient=True, disable=not visible
         ) as progress:
-            task = progress.add_task("", total=total)
+            task = progress.add_task(_short(name), total=total)
 
-            def show(done: float, name: str | None) -> None:
+            def show(done: float, name: str | None, total: int | None = None) -> None:
                 description = None if name is None else _short(name)
-                progress.update(task, description=description, completed=done)
+                progress.update(task, description=description, completed=done, total=total)
 
             yield show
 
