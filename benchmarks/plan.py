@@ -245,12 +245,12 @@ def measure(images: list, name: str) -> dict[str, float]:
 
 def report_line(picture: Path, model: str) -> int:
     """Bytes of the lines that ``upscale --report`` writes for one image."""
-    from sruplift.cli.main import app
+    from sruplift.cli.main import make_app
 
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.jsonl"
         arguments = ["upscale", str(picture), "-o", f"{folder}/out.png", "-m", model]
-        app([*arguments, "--scale", "2", "--report", str(report)], standalone_mode=False)
+        make_app()([*arguments, "--scale", "2", "--report", str(report)], standalone_mode=False)
         return report.stat().st_size
 
 

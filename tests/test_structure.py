@@ -10,6 +10,8 @@ from pathlib import Path
 
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
+from sruplift.cli.main import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,6 +33,7 @@ def test_every_module_has_a_level() -> None:
 def test_help_and_names_load_without_torch() -> None:
     code = (
         "import sys, sruplift, sruplift.cli.main\n"
+        "sruplift.cli.main.make_app()\n"
         "from sruplift.manifest import read_manifest\n"
         "read_manifest()\n"
         "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'accelerate', 'huggingface_hub'}\n"
@@ -43,6 +46,7 @@ def test_help_and_names_load_without_torch() -> None:
 def test_the_help_loads_nothing_that_does_the_work() -> None:
     code = (
         "import sys, sruplift.cli.main\n"
+        "sruplift.cli.main.make_app()\n"
         "print(*sorted(m for m in sys.modules if m.startswith('sruplift.') and m.count('.') == 1))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -52,6 +56,23 @@ def test_the_help_loads_nothing_that_does_the_work() -> None:
         "sruplift.files",
         "sruplift.heap",
     ]
+
+
+def commands_loaded(*arguments: str) -> set[str]:
+    code = (
+        "import sys; from sruplift.cli.main import COMMANDS, make_app\n"
+        f"make_app({arguments})\n"
+        "print(*(name for name in COMMANDS if f'sruplift.cli.{COMMANDS[name]}' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_command_loads_no_other() -> None:
+    assert commands_loaded("upscale", "photo.png") == {"upscale"}
+    assert commands_loaded("eval", "compare", "a.json") == {"eval", "compare"}
+    # Help and mistakes tell of all of them.
+    assert commands_loaded() == commands_loaded("upscal", "train") == set(COMMANDS)
 
 
 def test_loading_any_network_loads_no_more_than_torch() -> None:

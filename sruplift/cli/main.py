@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sruplift import __version__
-from sruplift.cli import (
-    batch,
-    bench,
-    compare,
-    evaluate,
-    explain,
-    export,
-    models,
-    train,
-    upscale,
-    weights,
-)
 from sruplift.cli.teller import is_drawn_on
 from sruplift.errors import SrupliftError, SrupliftWarning
 from sruplift.heap import keep_freed_memory
@@ -32,6 +21,19 @@ from sruplift.heap import keep_freed_memory
 # Of a loop that looks whether the wait is over: some tens of microseconds. Fewer cost time on a
 # quiet machine, more on a busy one (benchmarks/results/speed.md has the figures).
 SPINS = "10000"
+# The commands in the order of the help, and the modules they are in.
+COMMANDS = {
+    "upscale": "upscale",
+    "batch": "batch",
+    "eval": "evaluate",
+    "compare": "compare",
+    "explain": "explain",
+    "bench": "bench",
+    "train": "train",
+    "models": "models",
+    "export": "export",
+    "weights": "weights",
+}
 
 
 class Commands(TyperGroup):
@@ -42,33 +44,12 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args[1:] if args[:2] == ["eval", "compare"] else args)
 
 
-app = typer.Typer(
-    name="sruplift",
-    cls=Commands,
-    help="Enlarge images with pretrained super-resolution networks; measure and train them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("upscale")(upscale.command)
-app.command("batch")(batch.command)
-app.command("eval")(evaluate.command)
-app.command("compare")(compare.command)
-app.command("explain")(explain.command)
-app.command("bench")(bench.command)
-app.command("train")(train.command)
-app.command("models")(models.command)
-app.add_typer(export.app, name="export")
-app.add_typer(weights.app, name="weights")
-
-
 def _print_version(requested: bool) -> None:
     if requested:
         typer.echo(f"sruplift {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def main(
     version: Annotated[
         bool,
@@ -78,6 +59,29 @@ def main(
     ] = False,
 ) -> None:
     """Enlarge images with pretrained super-resolution networks; measure and train them."""
+
+
+def make_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command line: all commands, or those that ``arguments`` name, which starts sooner."""
+    app = typer.Typer(
+        name="sruplift",
+        cls=Commands,
+        help=main.__doc__,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(main)
+    first, *_ = [*arguments, ""]
+    named = COMMANDS.keys() & arguments[:2] if first in COMMANDS else COMMANDS.keys()
+    for name, module in COMMANDS.items():
+        if name in named:
+            command = importlib.import_module(f"sruplift.cli.{module}")
+            if isinstance(getattr(command, "app", None), typer.Typer):
+                app.add_typer(command.app, name=name)
+            else:
+                app.command(name)(command.command)
+    return app
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
@@ -112,10 +116,13 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names may have letters that the terminal's, or a file's, encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    app = make_app(sys.argv[1:])
     if not is_drawn_on(sys.stdout):
         # Typer draws help with Rich, for 0.1 of 0.27 s (benchmarks/results/speed.md).
-        for each in (app, export.app, weights.app):
-            each.rich_markup_mode = None
+        app.rich_markup_mode = None
+        for group in app.registered_groups:
+            if group.typer_instance is not None:
+                group.typer_instance.rich_markup_mode = None
     try:
         app()
     except SrupliftError as error:

@@ -9,7 +9,7 @@ import pytest
 from reports import make_report
 from typer.testing import CliRunner, Result
 
-from sruplift.cli.main import app
+from sruplift.cli.main import make_app
 from sruplift.errors import ComparisonError, UsageError
 from sruplift.reporting import as_json
 
@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["compare", *arguments])
+    return CliRunner().invoke(make_app(), ["compare", *arguments])
 
 
 def test_table(files: tuple[str, str]) -> None:
@@ -64,7 +64,7 @@ def test_a_table_is_not_written_under_a_pictures_name(
 
 
 def test_it_may_be_asked_for_as_a_part_of_eval(files: tuple[str, str]) -> None:
-    result = CliRunner().invoke(app, ["eval", "compare", *files])
+    result = CliRunner().invoke(make_app(), ["eval", "compare", *files])
     assert result.exit_code == 0, result.output
     assert result.stdout == run(*files).stdout
 

@@ -10,7 +10,7 @@ from pictures import bilinear_pan, photo
 from PIL import Image as Pillow
 from typer.testing import CliRunner, Result
 
-from sruplift.cli.main import app
+from sruplift.cli.main import make_app
 from sruplift.errors import ImageError, UsageError
 
 QUICK = ("--steps", "2", "--device", "cpu", "--context", "16")
@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["explain", *map(str, arguments)])
 
 
 def test_a_sheet_beside_the_photo_and_a_table(source: Path, weights: str) -> None:

@@ -7,13 +7,13 @@ from exports import MISSING, small_network
 from typer.testing import CliRunner, Result
 
 from sruplift import export
-from sruplift.cli.main import app
+from sruplift.cli.main import make_app
 from sruplift.errors import SrupliftError
 from sruplift.manifest import sha256_of
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["export", "onnx", *map(str, arguments)])
+    return CliRunner().invoke(make_app(), ["export", "onnx", *map(str, arguments)])
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_terminal_sees_a_progress_bar(
 def test_without_a_terminal_nothing_is_drawn_and_rich_is_not_loaded(tmp_path: Path) -> None:
     source = save(tmp_path / "[b]a.png", photo(8, 9))
     code = (
-        "import sys; from sruplift.cli.main import app; "
+        "import sys; from sruplift.cli.main import make_app; app = make_app(sys.argv[1:]); "
         "app(sys.argv[1:], standalone_mode=False); sys.exit('rich' in sys.modules)"
     )
     command = [sys.executable, "-c", code, "upscale", str(source)]
