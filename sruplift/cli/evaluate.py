@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from sruplift.cli import options
 from sruplift.cli.outputs import check_files, print_tables, write_data, write_text
 from sruplift.cli.tables import report_table
+from sruplift.cli.teller import named_bar
 
 if TYPE_CHECKING:
     from sruplift.htmlreport import Gallery
@@ -134,7 +134,7 @@ def command(
         typer.echo(f"sruplift: warning: {note}", err=True)
     cache = None if no_cache else ResultCache()
     gallery = None if html is None else _gallery()
-    with _progress_bar() as progress:
+    with named_bar() as progress:
         reports = evaluate_suite(suite, progress, cache, gallery)
     for line in _about_cache(reports, cache):
         typer.echo(f"sruplift: {line}", err=True)
@@ -193,27 +193,3 @@ def _about_cache(reports: Sequence[Report], cache: ResultCache | None) -> list[s
     if cache is not None and cache.problem:
         lines.append(f"warning: results are not kept for a later run: {cache.problem}")
     return lines
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar on stderr, for the data set that is being measured."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    # Elsewhere than on a terminal even an erased bar leaves a line.
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield show

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +12,7 @@ import typer
 
 from sruplift.cli import options
 from sruplift.cli.outputs import check_files, check_is_no_input, print_tables, write_text
+from sruplift.cli.teller import named_bar
 from sruplift.errors import UsageError
 from sruplift.files import shown
 
@@ -140,26 +139,8 @@ def _read(photo: Path) -> Image:
 def _explain(image: Image, chosen: ExplainOptions) -> Explanation:
     from sruplift.explain import explain
 
-    with _progress_bar() as progress:
+    with named_bar() as progress:
         return explain(image, chosen, progress)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar on stderr, for the network whose gradients are taken."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield show
 
 
 def _write_sheet(explanation: Explanation, sheet: Path, overwrite: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -80,6 +80,13 @@ class Teller:
                 progress.update(task, description=description, completed=done, total=total)
 
             yield show
+
+
+@contextmanager
+def named_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for steps that are counted afresh under each name: call with name, done, total."""
+    with Teller().bar(None) as show:
+        yield lambda name, done, total: show(done, name, total)
 
 
 def _short(name: str) -> str:
