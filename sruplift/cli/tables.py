@@ -26,6 +26,7 @@ def report_table(report: Report, *, ci: bool = False) -> Table:
     # As Text: in plain strings Rich takes [brackets], of file names too, for its markup.
     table = Table(
         box=box.SIMPLE_HEAD,
+        pad_edge=False,  # So that a line fits in 80 columns.
         title=Text(f"{title}, {report.device} {report.precision}"),
         caption=Text("\n".join(_captions(report, ci=ci))) or None,
     )

@@ -96,6 +96,19 @@ def test_table(run: Run, root: Path, weights: Path) -> None:
     assert "paper: PAN Table 5 (Zhao et al." in outcome.out
 
 
+def test_the_table_fits_on_a_terminal_of_80_columns(
+    run: Run, root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As if there were a terminal.
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = run(*pan(root, weights))
+    assert outcome.code == 0, outcome.err
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", outcome.out)
+    (heading,) = (line for line in plain.splitlines() if "data set" in line)
+    assert " ".join(heading.split()) == "data set images PSNR Y SSIM Y PSNR RGB paper difference"
+    assert len(heading) == 80
+
+
 def test_json_on_stdout_is_alone_there(run: Run, root: Path, weights: Path) -> None:
     outcome = run(*pan(root, weights), "--json", "-")
     assert outcome.code == 0, outcome.err
