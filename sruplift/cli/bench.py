@@ -144,32 +144,31 @@ def _table(results: Sequence[BenchResult]) -> Table:
         f" quartiles of {first.runs} runs; GFLOP/s of the published network's Mult-Adds, and their"
         " share of a matrix product's.",
     )
-    table.add_column("network", no_wrap=True)
-    for name in (
-        "ms",
-        "quartiles",
-        "MP/s out",
-        "memory",
-        "params",
-        "Mult-Adds",
-        "GFLOP/s",
-        "share",
-    ):
+    table.add_column("\nnetwork", no_wrap=True)
+    # Two lines of header: 80 columns are enough for the table.
+    for name in ("\nms", "\nquartiles", "MP/s\nout", "mem.\nMB", "\nparams", "Mult-\nAdds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("GFLOP\n/s", "\nshare"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         memory = result.peak_memory
         table.add_row(
             f"{result.model} x{result.scale}",
-            f"{1000 * result.seconds:.1f}",
-            f"{1000 * result.low:.1f} to {1000 * result.high:.1f}",
+            _milliseconds(result.seconds),
+            f"{_milliseconds(result.low)} to {_milliseconds(result.high)}",
             f"{result.megapixels_per_second:.2f}",
-            "-" if memory is None else f"{memory / 1e6:.0f} MB",
+            "-" if memory is None else f"{memory / 1e6:.0f}",
             f"{result.parameters:,}",
             f"{result.mult_adds / 1e9:.1f} G",
             f"{result.gflops:.0f}",
             f"{100 * result.share:.0f} %",
         )
     return table
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _tile_table(chosen: Sequence[BenchOptions], times: Sequence[Sequence[TileTime]]) -> Table:

@@ -70,11 +70,13 @@ def _print_table(found: Sequence[tuple[WeightsEntry, Sequence[LocalFile]]]) -> N
         collapse_padding=True,
         caption="PSNR in dB on Y, as `sruplift eval` measures it.",
     )
-    table.add_column("model")
-    for name in ("scale", "params", *BENCHMARKS, "iterations"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("licence", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
+    table.add_column("\nmodel", no_wrap=True)
+    # Two lines of header: 80 columns are enough for the table.
+    for name in ("scale", "params", *BENCHMARKS):
+        table.add_column(f"\n{name}", justify="right", no_wrap=True)
+    table.add_column("itera-\ntions", justify="right", no_wrap=True)
+    table.add_column("\nlicence", no_wrap=True)
+    table.add_column("\nweights", no_wrap=True)
     for entry, files in found:
         table.add_row(
             entry.model,

@@ -54,6 +54,35 @@ def test_the_table_says_what_was_measured() -> None:
     assert row.rstrip().endswith("%")
 
 
+def test_the_table_fits_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As if there were a terminal.
+    monkeypatch.setenv("COLUMNS", "80")
+    slow = bench_module.BenchResult(
+        model="hpinet-l",
+        scale=4,
+        size=(180, 320),
+        device="cpu",
+        processor="a processor",
+        precision="fp32",
+        compiled=False,
+        threads=2,
+        torch="2.13.0",
+        runs=9,
+        seconds=2.4445,
+        low=2.4375,
+        high=2.4555,
+        peak_memory=172_000_000,
+        parameters=1_435_587,
+        mult_adds=196_390_000_000,
+        matrix_gflops=428.0,
+        share=0.65,
+    )
+    monkeypatch.setattr(bench_module, "bench", lambda *_: slow)
+    result = CliRunner().invoke(app, ["-m", "hpinet-l"], catch_exceptions=False)
+    assert "2438 to 2456" in result.stdout
+    assert "…" not in result.stdout
+
+
 def test_tiles_are_timed_and_the_fastest_is_kept(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*SMALL, "--tiles"], catch_exceptions=False)
     text = result.stdout

@@ -33,6 +33,14 @@ def test_the_table_shows_what_the_manifest_says(
     assert row.split() == ["pan", "x2", "261,403", "37.50", "-", "-", "7", "Apache-2.0", "bundled"]
 
 
+def test_the_table_fits_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As if there were a terminal.
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run()
+    assert "hpinet-s" in shown
+    assert "…" not in shown
+
+
 def test_json_has_every_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = make_release(tmp_path, monkeypatch, bundled=True)
     (row,) = json.loads(run("--json"))
