@@ -64,6 +64,7 @@ def _summary(comparison: Comparison) -> Table:
             " test; signs: images where a is above / below / equal, and the sign test's p"
         ),
         pad_edge=False,
+        collapse_padding=True,  # So that it fits in 80 columns.
     )
     table.add_column("data set", no_wrap=True)
     for column in ("", "a", "b", "a - b", "p", "signs", "p"):

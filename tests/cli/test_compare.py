@@ -36,6 +36,23 @@ def test_table(files: tuple[str, str]) -> None:
     assert "image_1.png" not in result.stdout
 
 
+def test_the_table_fits_on_a_terminal_of_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As if there were a terminal.
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, better in (("a", 0.2), ("b", 0.0)):
+        psnr = [31.0 + index / 100 + better * (index > 11) for index in range(100)]
+        report = make_report(psnr=psnr, dataset="BSD100")
+        (tmp_path / f"{name}.json").write_text(as_json([report]))
+    result = run(str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert "100 images" in result.stdout
+    (row,) = (line for line in result.stdout.splitlines() if "PSNR" in line)
+    assert "88/0/12" in row
+    assert row.count("<0.0001") == 2
+    assert "…" not in result.stdout.replace("abababababab…", "")
+
+
 @pytest.mark.parametrize("part", ["", "#pan_x4"])
 def test_a_report_is_not_written_over(files: tuple[str, str], part: str) -> None:
     before = Path(files[1]).read_text()
