@@ -49,6 +49,8 @@ class DataConfig(_Strict):
     recolored: float = Field(0, ge=0, le=1)
     """Share of the patches that get their channels in another order, or their negative, or both
     (``data.recolor``)."""
+    noisy: float = Field(0, ge=0, le=1)
+    """Share of the patches that get noise, which the result is to keep (``data.add_noise``)."""
     batch_size: int = Field(16, ge=1)
     """Patches in one step, over all processes."""
     accumulate: int = Field(1, ge=1)

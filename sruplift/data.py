@@ -30,6 +30,10 @@ MARGIN = 4
 # The orders of three channels, the usual one first.
 ORDERS = torch.tensor(list(itertools.permutations(range(3))), device="cpu")
 COLORS = 2 * len(ORDERS)
+# How strong the noise of noisy patches is, of white 1: from well seen to nothing else seen.
+WEAKEST_NOISE, STRONGEST_NOISE = 0.1, 1.0
+# How much of it is grey, which is tamed much sooner.
+GREY_NOISE = 0.25
 # So that flat places (of a mean square below it, 60 dB) are as likely as each other.
 LEAST_DETAIL = 1e-6
 
@@ -39,7 +43,8 @@ class Samples:
     """Where a batch's patches lie: each at one of its places.
 
     ``image`` (B,); ``top`` and ``left`` (B, places) in LR pixels; ``choice`` (B,), from 0 to 1, for
-    ``choose``; ``transform`` (B,), for ``dihedral``; ``color`` (B,), for ``recolor``.
+    ``choose``; ``transform`` (B,), for ``dihedral``; ``color`` (B,), for ``recolor``; ``noise``
+    (B,), for ``add_noise``.
     """
 
     image: Tensor
@@ -48,6 +53,7 @@ class Samples:
     choice: Tensor
     transform: Tensor
     color: Tensor
+    noise: Tensor
 
     def shard(self, rank: int, processes: int) -> Samples:
         """The part of one process of many."""
@@ -56,7 +62,7 @@ class Samples:
     def columns(self) -> tuple[Tensor, ...]:
         """All of them, in order."""
         parts = (self.image, self.top, self.left, self.choice)
-        return (*parts, self.transform, self.color)
+        return (*parts, self.transform, self.color, self.noise)
 
 
 class Sampler:
@@ -68,15 +74,18 @@ class Sampler:
         seed: int,
         places: int = 1,
         recolored: float = 0.0,
+        noisy: float = 0.0,
     ) -> None:
         """``sizes``: LR (height, width) of each image; ``places`` to choose from, of a patch.
 
-        ``recolored``: of how many patches the colours change, as a share.
+        ``recolored``: of how many patches the colours change, as a share; ``noisy``: how many get
+        noise.
         """
         self.sizes = torch.tensor(sizes)
         self.seed = seed
         self.places = places
         self.recolored = recolored
+        self.noisy = noisy
 
     def draw(self, first: int, count: int, patch_size: int) -> Samples:
         """The samples number ``first`` to ``first + count - 1`` of the run."""
@@ -89,7 +98,9 @@ class Sampler:
         choice = torch.rand(count, generator=generator)
         changes = torch.rand(count, generator=generator) < self.recolored
         color = torch.randint(1, COLORS, (count,), generator=generator) * changes
-        return Samples(images, top, left, choice, transform, color)
+        gets_noise = torch.rand(count, generator=generator) < self.noisy
+        noise = torch.randint(1, 2**31, (count,), generator=generator) * gets_noise
+        return Samples(images, top, left, choice, transform, color, noise)
 
     def _image(self, sample: int) -> int:
         epoch, position = divmod(sample, len(self.sizes))
@@ -121,7 +132,7 @@ class PatchCache:
 
     def batch(self, samples: Samples, patch_size: int, scale: int) -> tuple[Tensor, Tensor]:
         """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
-        columns = (part.to(self.device) for part in samples.columns())
+        columns = (part.to(self.device) for part in samples.columns()[:-1])
         image, top, left, choice, transform, color = columns
         count, places = top.shape
         chosen = torch.zeros_like(image)
@@ -135,7 +146,7 @@ class PatchCache:
         hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
         if samples.color.any():  # Asked of main memory: nothing waits for the device.
             lr, hr = recolor(lr, color), recolor(hr, color)
-        return lr, hr
+        return add_noise(lr, hr, samples.noise)
 
 
 class Pixels:
@@ -211,14 +222,51 @@ def recolor(patches: Tensor, color: Tensor) -> Tensor:
     return torch.where((color % 2 > 0)[:, None, None, None], white - swapped, swapped)
 
 
-# Image, tops, lefts, choice, transform, color, patch size, scale.
-PatchItem = tuple[int, Sequence[int], Sequence[int], float, int, int, int, int]
+def add_noise(lr: Tensor, hr: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches with noise, which the result is to have as bicubic interpolation enlarges it.
+
+    A network that has never seen any may answer strong noise, or a dithered picture, with values a
+    million times too large: each block makes a little larger what no picture has.
+
+    Args:
+        lr: (B, 3, h, w), float in [0, 1].
+        hr: (B, 3, h * scale, w * scale), likewise.
+        noise: (B,), on the CPU: a seed for each patch, 0 for none. The seed also decides how strong
+            the noise is, from 0.1 to 1 (standard deviation), and whether it is grey.
+
+    Returns:
+        What ``lr`` and ``hr`` are.
+    """
+    chosen = noise.nonzero()[:, 0]
+    if not len(chosen):
+        return lr, hr
+    parts = []
+    for seed in noise[chosen].tolist():
+        generator = torch.Generator().manual_seed(seed)
+        power, grey = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        strength = WEAKEST_NOISE * (STRONGEST_NOISE / WEAKEST_NOISE) ** power
+        channels = 1 if grey < GREY_NOISE else 3
+        each = torch.randn(channels, *lr.shape[-2:], generator=generator) * strength
+        parts.append(each.expand(3, -1, -1))
+    chosen = chosen.to(lr.device)
+    noisy = (lr[chosen] + torch.stack(parts).to(lr.device)).clamp(0, 1)
+    size = hr.shape[-2:]
+    larger = F.interpolate(noisy - lr[chosen], size=size, mode="bicubic", align_corners=False)
+    return (
+        lr.index_copy(0, chosen, noisy),
+        hr.index_copy(0, chosen, (hr[chosen] + larger).clamp(0, 1)),
+    )
+
+
+# Image, tops, lefts, choice, transform, color, noise, patch size, scale.
+PatchItem = tuple[int, Sequence[int], Sequence[int], float, int, int, int, int, int]
 
 
 class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """The same patches, each cut from its file when asked for: for data larger than memory.
 
-    An item is (image, tops, lefts, choice, transform, color, patch_size, scale), as numbers.
+    An item is (image, tops, lefts, choice, transform, color, noise, patch_size, scale), as numbers.
+    ``add_noise`` is for whole batches, later.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -228,7 +276,7 @@ class PatchFiles(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return len(self.files)
 
     def __getitem__(self, item: PatchItem) -> tuple[Tensor, Tensor]:
-        image, tops, lefts, choice, transform, color, patch_size, s = item
+        image, tops, lefts, choice, transform, color, _, patch_size, s = item
         hr = modcrop(read_hr(self.files[image]), s)
         chosen = 0
         if len(tops) > 1:

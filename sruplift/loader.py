@@ -51,6 +51,7 @@ class Patches:
                 config.seed,
                 config.data.places,
                 config.data.recolored,
+                config.data.noisy,
             )
             for scale in scales
         }
@@ -81,11 +82,11 @@ class Patches:
             samples += stage.batch_size
 
     def _from_files(self, iteration: int, samples: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        counts: list[int] = []
+        ahead: list[tuple[int, Tensor]] = []
 
         def items() -> Iterator[list[data.PatchItem]]:
             for drawn, patch_size, scale, count in self._draws(iteration, samples):
-                counts.append(count)
+                ahead.append((count, drawn.noise))
                 rows = zip(*(column.tolist() for column in drawn.columns()), strict=True)
                 yield [(*row, patch_size, scale) for row in rows]
 
@@ -101,8 +102,9 @@ class Patches:
             if isinstance(loaded, DatasetError):
                 raise loaded
             lr, hr = loaded
+            count, noise = ahead.pop(0)
             pair = [x.to(self.device, non_blocking=True).float().div_(255) for x in (lr, hr)]
-            yield pair[0], pair[1], counts.pop(0)
+            yield *data.add_noise(pair[0], pair[1], noise), count
 
 
 class _Patches(data.PatchFiles):

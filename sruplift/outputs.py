@@ -314,7 +314,8 @@ def check_clashes(jobs: Sequence[Job]) -> None:
             if _are_one(Path(identity(other.destination)), Path(name)):
                 raise UsageError(
                     f"{shown(other.source)} and {shown(job.source)} would both be written "
-                    f"to {shown(job.destination)}: enlarge one of them by itself, with -o"
+                    f"to {shown(job.destination)}: tell them apart by --output-template, with"
+                    " {parent} or {index}, or enlarge one of them by itself, with -o"
                 )
         alike.append(job)
 

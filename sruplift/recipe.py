@@ -56,6 +56,9 @@ def loss_of(name: str, sr: Tensor, hr: Tensor, luma: float = 0) -> Tensor:
         # As large as RGB's where all channels are wrong by as much.
         grey = (rgb_to_y(sr) - rgb_to_y(hr)) * (255 / sum(WEIGHTS))
         errors = luma * _errors(name, grey) + (1 - luma) * errors
+    # A patch that is wrong by more than all of [0, 1] was amplified from block to block: which way
+    # its gradients point says nothing, and they are a million times as long as the others.
+    errors = errors.where(errors < 1, errors.detach())
     if name == "psnr":
         # Of each patch by itself, as papers measure each image: in L1 and L2 the errors of fine
         # texture, which nothing can restore, outweigh those of edges in smooth images.

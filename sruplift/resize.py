@@ -1,9 +1,9 @@
 """MATLAB's ``imresize(image, ..., 'bicubic')`` in PyTorch.
 
 Keys' cubic kernel with a = -0.5, widened by the scale when shrinking (antialiasing), symmetric
-edge extension, weights normalised, height before width. ``uint8`` input is rounded half away from
-zero and clipped to 0..255 after each of the two passes, as MATLAB does: super-resolution papers
-made their LR images that way, and rounding once gives other pixels.
+edge extension, weights normalised, the axis that shrinks most first. ``uint8`` input is rounded
+half away from zero and clipped to 0..255 after each of the two passes, as MATLAB does:
+super-resolution papers made their LR images that way, and rounding once gives other pixels.
 
 Source of the kernel: R. Keys, "Cubic convolution interpolation for digital image processing",
 IEEE Trans. ASSP 29(6), 1981.

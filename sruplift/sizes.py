@@ -60,7 +60,8 @@ class Target:
         for name in ("width", "height", "max_side", "megapixels"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 10**7:
-                raise UsageError(f"{name.replace('_', '-')} must be above 0, not {value:g}")
+                option = name.replace("_", "-")
+                raise UsageError(f"{option} must be above 0 and below 10,000,000, not {value:g}")
 
     @property
     def own_scale(self) -> int | None:

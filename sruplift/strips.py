@@ -117,7 +117,7 @@ class Finish:
             return ()
         return (
             f"the network's values left the range 0 to 1 by up to {self.worst:.3g} and were "
-            "clipped: the picture may be wrong",
+            "clipped: the picture may be wrong, and another network's may not",
         )
 
 

@@ -488,7 +488,7 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
         if key in ("kernels", "validate_every", "log_every", "checkpoint_every"):
             continue
         if key == "data":
-            cut = ("patch_size", "batch_size", "places", "recolored")
+            cut = ("patch_size", "batch_size", "places", "recolored", "noisy")
             same = all(now[key][k] == then[key][k] for k in cut)
         elif key == "teacher" and now[key] and then[key]:
             # Its weights are known by their content.

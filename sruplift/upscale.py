@@ -18,7 +18,7 @@ import numpy as np
 from sruplift import __version__
 from sruplift.animation import Animation, check_animates, read_picture, write_animation
 from sruplift.engine import is_out_of_memory
-from sruplift.errors import ExistsError, ImageError, NumericalError, SrupliftError
+from sruplift.errors import ExistsError, ImageError, NumericalError, SrupliftError, UsageError
 from sruplift.files import EXISTS, WRITABLE, Failure, Job, Skipped, reason, shown
 from sruplift.heap import give_back, is_kept
 from sruplift.image import (
@@ -100,7 +100,8 @@ def upscale_file(
     Raises:
         ImageError: either file cannot be read or written; the destination is whole or absent.
         NumericalError: the network returned NaN, infinity or black, in float32 too.
-        UsageError: the destination's suffix cannot be written.
+        UsageError: the destination's suffix cannot be written, or the image would become too many
+            times larger.
     """
     job = Job(Path(source), Path(destination))
     made = _enlarge(_read(job, upscaler.options), upscaler, progress)
@@ -218,7 +219,10 @@ def _read(job: Job, options: UpscaleOptions) -> _Loaded:
 def _enlarge(loaded: _Loaded, upscaler: Upscaler, progress: Progress | None) -> _Enlarged | Skipped:
     started = time.perf_counter()
     job, options, first = loaded.job, upscaler.options, loaded.frames[0]
-    way = upscaler.route(*first.size)
+    try:
+        way = upscaler.route(*first.size)
+    except UsageError as error:
+        raise UsageError(f"{shown(job.source)}: {error}") from error
     if options.only_if_smaller and not way.scales:
         return Skipped(job.source, job.destination, large_enough(*first.size))
     kind = WRITABLE[job.destination.suffix.lower()]

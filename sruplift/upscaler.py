@@ -257,6 +257,7 @@ class Upscaler:
         Raises:
             ImageError: pixels of another shape, type or range than above.
             NumericalError: the network returned NaN, infinity or black, in float32 too.
+            UsageError: it would become too many times larger.
         """
         if isinstance(picture, Pillow.Image):
             image, notes = self.enlarge(from_pillow(_upright(picture)))

@@ -102,7 +102,8 @@ def identify(path: Path, model: str | None = None, scale: int | None = None) -> 
     holds = f"{found.model} {' or '.join(f'x{each}' for each in scales)}"
     if (model or found.model) != found.model or (scale or scales[0]) not in scales:
         asked = f"{model or found.model} x{scale}" if scale else str(model)
-        raise WeightsError(f"{path} holds weights of {holds}, not {asked}")
+        way = f"--model {found.model} --scale {scales[0]}"
+        raise WeightsError(f"{path} holds weights of {holds}, not {asked}: they are for {way}")
     if scale is None and len(scales) > 1:
         raise UsageError(f"{path} fits {holds} alike: say which with --scale")
     return IdentifiedWeights(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import photo_like
 from PIL import Image
 
@@ -106,8 +108,50 @@ def test_how_many_are_recolored() -> None:
     assert not plain.color.any()
     assert float((some.color > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
     assert some.color.unique().tolist() == list(range(12))
-    for one, other in zip(plain.columns()[:-1], some.columns()[:-1], strict=True):
-        assert torch.equal(one, other)
+    assert differing(plain, some) == ["color"]
+
+
+def differing(one: data.Samples, other: data.Samples) -> list[str]:
+    """In which columns they do."""
+    names = [field.name for field in dataclasses.fields(data.Samples)]
+    return [name for name in names if not torch.equal(getattr(one, name), getattr(other, name))]
+
+
+def test_how_many_are_noisy() -> None:
+    """And nothing else of a run changes with it."""
+    plain, some = (data.Sampler([(30, 40)] * 7, 1, noisy=x).draw(0, 4000, 8) for x in (0, 0.3))
+    assert not plain.noise.any()
+    assert float((some.noise > 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert len(some.noise.unique()) > 1000  # Each has noise of its own.
+    assert differing(plain, some) == ["noise"]
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_noise_is_added_to_both_of_a_pair(scale: int) -> None:
+    count = 400
+    lr = torch.full((count, 3, 16, 16), 0.5)
+    hr = torch.full((count, 3, 16 * scale, 16 * scale), 0.5)
+    seeds = torch.arange(count) % 4 * torch.arange(count)  # A quarter of them 0.
+    noisy, larger = data.add_noise(lr, hr, seeds)
+    assert torch.equal(noisy[seeds == 0], lr[seeds == 0])
+    assert torch.equal(larger[seeds == 0], hr[seeds == 0])
+    some = seeds > 0
+    assert float(noisy.min()) == 0 == float(larger.min())
+    assert float(noisy.max()) == 1 == float(larger.max())
+    strength = (noisy - lr)[some].flatten(1).std(1)
+    assert float(strength.min()) == pytest.approx(data.WEAKEST_NOISE, rel=0.1)
+    # Half of them are below 0.32, the geometric mean of both ends; clipping takes some of it.
+    assert 0.2 < float(strength.median()) < 0.32
+    assert 0.4 < float(strength.max()) <= 0.5
+    grey = (noisy[:, :1] == noisy).flatten(1).all(1)[some]
+    assert float(grey.float().mean()) == pytest.approx(data.GREY_NOISE, abs=0.08)
+    # Where nothing was clipped, what was added to HR is what bicubic makes of LR's.
+    weak = int(strength.argmin())
+    wanted = F.interpolate((noisy - lr)[some][weak][None], scale_factor=scale, mode="bicubic")[0]
+    assert torch.allclose((larger - hr)[some][weak], wanted, atol=1e-6)
+    again = data.add_noise(lr, hr, seeds)
+    assert torch.equal(again[0], noisy)
+    assert torch.equal(again[1], larger)
 
 
 def test_every_image_once_an_epoch() -> None:

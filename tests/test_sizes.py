@@ -54,7 +54,7 @@ def test_labels(target: Target, label: str) -> None:
         ({"scale": 1}, "scale must be above 1 and at most 64, not 1"),
         ({"scale": math.nan}, "scale must be above 1"),
         ({"scale": 65}, "at most 64, not 65"),
-        ({"width": 0}, "width must be above 0, not 0"),
+        ({"width": 0}, "width must be above 0 and below 10,000,000, not 0"),
         ({"max_side": -3}, "max-side must be above 0"),
         ({"megapixels": math.inf}, "megapixels must be above 0"),
     ],

@@ -138,14 +138,14 @@ def test_training_learns_more_than_bicubic(images: Path, tmp_path: Path) -> None
     [
         {},
         {"optimizer__name": "muon", "precision": "bf16"},
-        {"optimizer__name": "adamp"},
+        {"optimizer__name": "adamp", "data__noisy": 0.5},
         {
             "data__cache": "none",
             "data__workers": 0,
             "stages": [{"until": 0.5, "patch_size": 6, "batch_size": 4}],
         },
     ],
-    ids=["adam", "muon-bf16", "adamp", "files-stages"],
+    ids=["adam", "muon-bf16", "adamp-noisy", "files-stages"],
 )
 def test_a_killed_run_resumes_to_identical_weights(
     images: Path, tmp_path: Path, changes: dict[str, Any]
@@ -176,9 +176,11 @@ def test_a_killed_run_resumes_to_identical_weights(
         assert all(a[column] == b[column] for a, b in pairs if column != "loss"), column
 
 
-def test_files_and_cache_train_the_same(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("noisy", [0, 0.5])
+def test_files_and_cache_train_the_same(images: Path, tmp_path: Path, noisy: float) -> None:
     for cache in ("memory", "none"):
-        train(config(images, data__cache=cache, data__workers=0), tmp_path / cache)
+        settings = config(images, data__cache=cache, data__workers=0, data__noisy=noisy)
+        train(settings, tmp_path / cache)
     assert same_weights(tmp_path / "memory", tmp_path / "none")
 
 

@@ -24,7 +24,7 @@ def command(
     cores_per_worker: options.CoresPerWorker = None,
     address: options.Address = None,
     image_column: options.ImageColumn = None,
-    output_template: options.OutputTemplate = TEMPLATE,
+    output_template: options.BatchTemplate = TEMPLATE,
     model: options.Model = "pan",
     scale: options.AnyScale = None,
     width: options.Width = None,

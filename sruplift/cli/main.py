@@ -101,7 +101,7 @@ def say_warnings() -> None:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, SrupliftWarning):
-            typer.echo(f"sruplift: {message}", err=True)
+            typer.echo(f"sruplift: warning: {message}", err=True)
         else:
             plain(message, category, *where, **more)
 

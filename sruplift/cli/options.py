@@ -48,7 +48,7 @@ SelfEnsemble = Annotated[
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="INPUT",
+        metavar="INPUT…",
         help="Images, folders of images, patterns such as 'a/**/*.jpg'; - is stdin.",
     ),
 ]
@@ -99,11 +99,11 @@ Resume = Annotated[
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Read images of up to this many pixels."),
+    typer.Option("--max-pixels", min=1, help="Read images of up to so many pixels (268,435,456)."),
 ]
 Quality = Annotated[
     int | None,
-    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP and AVIF; default: high."),
+    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP (both 95) and AVIF (90)."),
 ]
 Format = Annotated[
     str | None,
@@ -115,7 +115,7 @@ VerifySeams = Annotated[
 ]
 AnyScale = Annotated[
     float | None,
-    typer.Option("--scale", "-s", help="How many times larger, any number; default: 4."),
+    typer.Option("--scale", "-s", help="How many times larger, above 1 up to 64; default: 4."),
 ]
 Width = Annotated[
     int | None, typer.Option("--width", help="Of the result; alone, the height follows.")
@@ -157,6 +157,13 @@ DryRun = Annotated[
 
 # Of `sruplift batch`.
 
+BatchTemplate = Annotated[
+    str,
+    typer.Option(
+        "--output-template", metavar="NAME", help="How outputs are called; also {parent}."
+    ),
+]
+
 InputAddress = Annotated[
     str,
     typer.Argument(
@@ -180,7 +187,8 @@ Address = Annotated[
     typer.Option("--address", help="A Ray cluster to join, such as auto; default: this machine."),
 ]
 ImageColumn = Annotated[
-    str | None, typer.Option("--image-column", help="Of Parquet; default: image.")
+    str | None,
+    typer.Option("--image-column", help="Of Parquet; default: image, else the one of bytes."),
 ]
 
 

@@ -141,7 +141,7 @@ def card(
     if path.exists() and not overwrite:
         raise WeightsError(f"{path} exists: name another with -o, or replace it with --overwrite")
     if not output.is_dir():
-        raise WeightsError(f"{output} is not a folder")
+        raise WeightsError(f"there is no folder {output}")
     write_atomically(path, text.encode("utf-8"))
     typer.echo(str(path), err=True)
 

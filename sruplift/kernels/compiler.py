@@ -47,7 +47,10 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
         if _is_whole(made):
             return made
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as temporary:
+        # On NFS what is loaded lives on under another name, in the folder, until the process ends.
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix="building-", ignore_cleanup_errors=True
+        ) as temporary:
             # What the name was made from, whatever happens to the sources meanwhile.
             for name, text in texts.items():
                 (Path(temporary) / name).write_text(text, "utf-8")

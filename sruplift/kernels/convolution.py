@@ -77,11 +77,15 @@ class Convolution(nn.Module):
         and overlaps none of them; its channels are last, as a slice of channels' are.
 
         Raises:
-            ValueError: maps of other sizes, or it is traced.
+            ValueError: maps of other sizes, or that want gradients; or it is traced.
             MemoryError: there is not enough of it.
         """
         if self.packed.dtype != torch.float32 or _is_traced():
             raise ValueError("our convolutions compute in float32 and cannot be traced")
+        if torch.is_grad_enabled() and any(
+            maps is not None and maps.requires_grad for maps in (x, mul, add)
+        ):
+            raise ValueError("our convolutions have no gradients: use the network as it was loaded")
         x = channels_last(x)
         others = [None if maps is None else channels_last(maps) for maps in (mul, add)]
         batch, _, height, width = x.shape
@@ -218,8 +222,8 @@ def place(maps: Tensor | None) -> tuple[int | None, int, int, int]:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Float32 with channels that lie side by side; what has them so stays as it is."""
-    x = x.float()
+    """Float32, on the CPU, with channels that lie side by side; what has them so stays as it is."""
+    x = x.to("cpu", torch.float32).resolve_neg()
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
 
 

@@ -48,7 +48,7 @@ class PlaneMap:
     @classmethod
     def of(cls, arithmetic: Arithmetic, maps: Tensor) -> PlaneMap:
         """``maps`` (C, H, W), in bf16 rounded to it."""
-        maps = maps.to("cpu", torch.float32)
+        maps = maps.to("cpu", torch.float32).resolve_neg()
         made = cls(arithmetic, *maps.shape)
         steps = (ctypes.c_ssize_t(step) for step in maps.stride())
         arithmetic.function("pack")(

@@ -79,7 +79,7 @@ def test_our_warnings_are_sentences_and_others_are_pythons(
         main.say_warnings()
         warnings.warn("two images are left out", SrupliftWarning, stacklevel=1)
         warnings.warn("something else", UserWarning, stacklevel=1)
-    assert capsys.readouterr().err == "sruplift: two images are left out\n"
+    assert capsys.readouterr().err == "sruplift: warning: two images are left out\n"
     assert [str(each.message) for each in seen] == ["something else"]
 
 

@@ -393,7 +393,7 @@ def test_card_replaces_only_on_request(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("release")
 def test_card_goes_into_a_folder(tmp_path: Path) -> None:
-    assert "none is not a folder" in refused("card", "-o", tmp_path / "none")
+    assert "there is no folder" in refused("card", "-o", tmp_path / "none")
     assert "'mine' is not owner/name" in refused("card", "--repo", "mine", code=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import errno
 import os
 import pickle
 import sys
@@ -83,6 +84,20 @@ def test_it_compiles_once(source: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in folder.iterdir()] == [made.name]
     monkeypatch.setattr(compiling, "_compile", lambda *_: pytest.fail("it is there already"))
     assert build(source, folder) == made
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_that_cannot_be_removed_yet_is_no_failure(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS a library in use goes on to lie there under another name when it is removed."""
+
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    made = build(source, tmp_path / "cache")
+    assert ctypes.CDLL(str(made)) is not None
 
 
 @pytest.mark.usefixtures("compiler")

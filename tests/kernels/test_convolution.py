@@ -270,6 +270,28 @@ def test_it_is_neither_converted_nor_traced(kernels: Kernels) -> None:
         made.half()(x)
 
 
+@torch.inference_mode(False)
+def test_without_gradients_it_says_so(kernels: Kernels) -> None:
+    made, x = Convolution(kernels, torch.zeros(8, 8, 3, 3), padding=1), torch.zeros(1, 8, 5, 5)
+    wants = torch.zeros(1, 8, 5, 5, requires_grad=True)
+    for call in ({"x": wants}, {"x": x, "mul": wants}, {"x": x, "add": wants}):
+        with pytest.raises(ValueError, match="have no gradients"):
+            made(**call)
+        with torch.no_grad():
+            assert made(**call).shape == x.shape
+
+
+def test_what_is_read_is_what_there_is(kernels: Kernels) -> None:
+    """Negated by name only, or elsewhere than in memory."""
+    weight, bias = random_conv(8, 8, 3)
+    made, x = Convolution(kernels, weight, bias, padding=1), last(torch.randn(1, 8, 5, 6))
+    negated = torch._neg_view(x)
+    assert negated.is_neg()
+    assert torch.equal(made(negated), made(-x))
+    with pytest.raises(NotImplementedError, match="meta"):
+        made(x.to("meta"))
+
+
 def test_maps_of_other_sizes_are_refused(kernels: Kernels) -> None:
     weight, bias = random_conv(24, 20, 3)
     made, x = Convolution(kernels, weight, bias, padding=1), last(torch.randn(1, 24, 9, 9))
