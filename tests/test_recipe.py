@@ -351,3 +351,14 @@ def test_the_scale_is_in_what_is_said_of_a_start(tmp_path: Path) -> None:
     for named in (imported_from, build_network):
         with pytest.raises(SrupliftError, match="is not hf://owner/repo/file"):
             named(recipe(tmp_path, "muon", init="hf://nobody"))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "charbonnier", "psnr"])
+def test_nothing_is_learned_from_patches_that_blew_up(name: str) -> None:
+    sr = torch.stack([torch.full((3, 4, 4), 0.6), torch.full((3, 4, 4), 1e6)]).requires_grad_()
+    loss = loss_of(name, sr, torch.full((2, 3, 4, 4), 0.5), 0.75)
+    loss.backward()
+    assert sr.grad is not None
+    assert sr.grad[0].abs().min() > 0
+    assert not sr.grad[1].any()
+    assert loss > 10  # But they are seen in it.

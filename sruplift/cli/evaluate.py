@@ -47,7 +47,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The folder that has the benchmarks' folders; without it they are downloaded.",
+            help="The folder of the benchmarks' folders; else they are downloaded (not Manga109).",
         ),
     ] = None,
     json_file: Annotated[
