@@ -111,6 +111,11 @@ class TeacherConfig(_Strict):
     ``{scale}`` stands for the scale."""
     share: float = Field(0.8, gt=0, le=1)
     """How much of each target is the teacher's result; the rest is the image itself."""
+    self_ensemble: bool = False
+    """Take the mean over the eight flips and rotations: better, at eight times the work."""
+    precompute: bool = False
+    """Ask it once about each whole image, before the first iteration, and not about every patch of
+    every iteration. The answers are kept in the run's folder, as large as the images decoded."""
 
 
 class TrainConfig(_Strict):

@@ -119,16 +119,47 @@ def draw_scale(scales: Sequence[int], seed: int, iteration: int) -> int:
 class PatchCache:
     """Decoded images and their LR versions of each scale, on one device; cuts batches there."""
 
-    def __init__(self, files: Sequence[Path], scales: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        scales: Sequence[int],
+        device: torch.device,
+        *,
+        taught: bool = False,
+    ) -> None:
+        """``taught``: ``teach`` is going to be called for every image."""
         self.device = device
         self._hr = Pixels(read_lr_sizes(files, 1), device)
         self._lr = {scale: Pixels(read_lr_sizes(files, scale), device) for scale in scales}
+        # What results are compared with.
+        self._targets = dict.fromkeys(scales, self._hr)
+        if taught:
+            self._targets = {scale: Pixels(self.target_sizes(scale), device) for scale in scales}
         with ThreadPoolExecutor(max_workers=4) as pool:
             for number, image in enumerate(_in_order(pool, files)):
                 hr = image.to(device)
                 self._hr.put(number, hr)
                 for scale, pixels in self._lr.items():
                     pixels.put(number, bicubic(modcrop(hr, scale), Fraction(1, scale)))
+
+    def lr(self, number: int, scale: int) -> Tensor:
+        """An image made smaller, ``uint8`` (3, h, w)."""
+        return self._lr[scale].get(number)
+
+    def target_sizes(self, scale: int) -> list[tuple[int, int]]:
+        """Of each image (height, width) of what ``teach`` takes."""
+        return [(height * scale, width * scale) for height, width in self._lr[scale].sizes]
+
+    def teach(self, number: int, scale: int, answer: Tensor, share: float) -> None:
+        """Let a share of what patches of an image are compared with be a teacher's ``answer``.
+
+        That is ``uint8`` (3, h * scale, w * scale). What a network answers to a patch that is
+        turned or has other colours is taken to be the answer's patch, turned and recoloured.
+        """
+        height, width = answer.shape[1:]
+        hr = self._hr.get(number)[:, :height, :width].float()
+        mixed = hr.lerp(answer.to(self.device).float(), share)
+        self._targets[scale].put(number, mixed.round_().byte())
 
     def batch(self, samples: Samples, patch_size: int, scale: int) -> tuple[Tensor, Tensor]:
         """LR (B, 3, P, P) and HR (B, 3, P*scale, P*scale), float in [0, 1], on the device."""
@@ -143,7 +174,8 @@ class PatchCache:
             chosen = choose(hr.view(count, places, *hr.shape[1:]), scale, choice)
         top, left = (part.gather(1, chosen[:, None])[:, 0] for part in (top, left))
         lr = self._lr[scale].cut(image, top, left, transform, patch_size)
-        hr = self._hr.cut(image, top * scale, left * scale, transform, patch_size * scale)
+        corner = (top * scale, left * scale)
+        hr = self._targets[scale].cut(image, *corner, transform, patch_size * scale)
         if samples.color.any():  # Asked of main memory: nothing waits for the device.
             lr, hr = recolor(lr, color), recolor(hr, color)
         return add_noise(lr, hr, samples.noise)
@@ -156,6 +188,7 @@ class Pixels:
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> None:
+        self.sizes = list(sizes)
         areas = torch.tensor([height * width for height, width in sizes])
         self._begin = (areas.cumsum(0) - areas).to(device)
         self._width = torch.tensor([width for _, width in sizes], device=device)
@@ -166,6 +199,12 @@ class Pixels:
         begin = int(self._begin[number])
         pixels = image.permute(1, 2, 0).reshape(-1, 3)
         self._flat[begin : begin + len(pixels)] = pixels
+
+    def get(self, number: int) -> Tensor:
+        """Image ``number``, (3, H, W)."""
+        begin, (height, width) = int(self._begin[number]), self.sizes[number]
+        pixels = self._flat[begin : begin + height * width]
+        return pixels.view(height, width, 3).permute(2, 0, 1)
 
     def cut(self, image: Tensor, top: Tensor, left: Tensor, transform: Tensor, size: int) -> Tensor:
         """Patches (B, 3, size, size), float in [0, 1], transformed as ``dihedral`` does."""

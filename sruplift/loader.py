@@ -44,7 +44,13 @@ class Patches:
         scales = config.every_scale
         self.files = data.usable(files, max(scales), max(config.patch_sizes))
         place = _cache_place(config, self.files, device, neighbours)
-        self.cache = data.PatchCache(self.files, scales, place) if place else None
+        taught = config.teacher is not None and config.teacher.precompute
+        if taught and place is None:
+            raise ConfigError(
+                "teacher.precompute needs the training images in memory: there is too little for"
+                ' them, or data.cache is "none"'
+            )
+        self.cache = data.PatchCache(self.files, scales, place, taught=taught) if place else None
         self.samplers = {
             scale: data.Sampler(
                 data.read_lr_sizes(self.files, scale),
@@ -203,6 +209,9 @@ def _cache_place(
         return {"device": device, "memory": torch.device("cpu"), "none": None}[config.data.cache]
     sizes = (data.read_lr_sizes(files, scale) for scale in (1, *config.every_scale))
     needed = 3 * sum(height * width for images in sizes for height, width in images)
+    if config.teacher is not None and config.teacher.precompute:
+        originals = 3 * sum(height * width for height, width in data.read_lr_sizes(files, 1))
+        needed += originals * len(config.every_scale)
     for place in (device, torch.device("cpu")):
         # Each process has a GPU to itself, but not the machine's memory.
         sharers = neighbours if place.type == "cpu" else 1

@@ -1,10 +1,8 @@
-"""What a training config asks for: network, teacher, loss, optimizer and learning rate."""
+"""What a training config asks for: network, loss, optimizer and learning rate."""
 
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,13 @@ from torch import Tensor, nn
 
 from sruplift.color import WEIGHTS, rgb_to_y
 from sruplift.config import TrainConfig
-from sruplift.engine import Engine
 from sruplift.errors import ConfigError, WeightsError
 from sruplift.importer import others_source, read_tensors, recognise
-from sruplift.manifest import sha256_of
 from sruplift.models import create_model
 from sruplift.models.layers import SuperResolver
 from sruplift.multiscale import MultiScale, by_scale
 from sruplift.optim import AdamP, Muon
-from sruplift.weights import HF_PREFIX, download_address, find_weights, identify, load_model
+from sruplift.weights import locate
 
 CHARBONNIER_EPSILON = 1e-3
 # A patch whose mean squared error is this (50 dB) has little left to learn.
@@ -171,7 +167,7 @@ def _build(config: TrainConfig, scale: int) -> SuperResolver:
 
 def _init_tensors(init: str) -> dict[str, Tensor]:
     """The tensors of weights that a config names."""
-    return dict(recognise(read_tensors(_path(init))[0], init).tensors)
+    return dict(recognise(read_tensors(locate(init))[0], init).tensors)
 
 
 def imported_from(config: TrainConfig) -> str:
@@ -186,68 +182,7 @@ def imported_from(config: TrainConfig) -> str:
     taught = config.teacher.weights if config.teacher is not None else None
     for name in filter(None, (config.init, taught)):
         for scale in config.every_scale:
-            path = _path(name.replace("{scale}", str(scale)))
+            path = locate(name.replace("{scale}", str(scale)))
             if source := others_source(read_tensors(path)[1], path):
                 return source
     return ""
-
-
-def _path(weights: str) -> Path:
-    """A file, that of released weights named like ``pan_x2``, or of an ``hf://`` address."""
-    if weights.startswith(HF_PREFIX):
-        return download_address(weights)
-    path = Path(weights)
-    released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", weights)
-    if released and not path.is_file():
-        return find_weights(released["model"], int(released["scale"])).path
-    return path
-
-
-class Teacher:
-    """A trained network, or one for each scale, whose results become part of the targets.
-
-    A small network learns more from what a larger one makes of the same pixels than from the image,
-    which also has what no network can know (Hinton et al., 2015, arXiv:1503.02531).
-    """
-
-    def __init__(self, config: TrainConfig, device: torch.device, precision: str) -> None:
-        """``config.teacher`` is there. The teacher computes on ``device`` in ``precision``.
-
-        Raises:
-            UsageError: released weights, or an address, that there cannot be.
-            WeightsError: its weights cannot be read, or are of another scale.
-        """
-        assert config.teacher is not None
-        self._share = config.teacher.share
-        self._engines: dict[int, Engine] = {}
-        digests = []
-        for scale in config.every_scale:
-            path = _path(config.teacher.weights.replace("{scale}", str(scale)))
-            found = identify(path, scale=scale)
-            network = load_model(found.model, scale, path)
-            # On patches, as the network that it teaches.
-            self._engines[scale] = Engine(
-                network,
-                scale,
-                str(device),
-                precision,
-                local=False,
-                compile_mode="off" if config.kernels == "off" else "auto",
-            )
-            digests.append(sha256_of(path))
-        self.fingerprint = " ".join(digests)
-        """The sha256 of its weights, one for each scale."""
-
-    def targets(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """What a network's result for ``lr`` is compared with, in place of ``hr``.
-
-        Args:
-            lr: (B, 3, h, w), float in [0, 1], on the device.
-            hr: (B, 3, h * scale, w * scale), likewise.
-
-        Returns:
-            What ``hr`` is.
-        """
-        engine = self._engines[hr.shape[-1] // lr.shape[-1]]
-        sr = engine.compute(lr.contiguous(memory_format=torch.channels_last))
-        return hr.lerp(sr.clamp(0, 1), self._share)

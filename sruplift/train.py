@@ -40,7 +40,6 @@ from sruplift.loader import Patches, Validation, split_files
 from sruplift.multiscale import by_scale
 from sruplift.processes import Processes, is_first, watch
 from sruplift.recipe import (
-    Teacher,
     build_network,
     build_optimizer,
     imported_from,
@@ -49,6 +48,7 @@ from sruplift.recipe import (
     loss_of,
 )
 from sruplift.runlog import LogRow, RunLog, Window, only_run_in
+from sruplift.teaching import Answers, Teacher
 from sruplift.weights import save_weights
 
 # Seconds that processes wait for each other. Apart from writing a checkpoint, they do the same
@@ -80,6 +80,7 @@ def train(
     max_minutes: float | None = None,
     patience: float = PATIENCE,
     on_row: Callable[[LogRow], None] = lambda _: None,
+    on_answer: Callable[[int, int], None] = lambda *_: None,
 ) -> TrainResult:
     """Train as ``config`` says; weights, checkpoint and log go to the folder ``out``.
 
@@ -91,7 +92,8 @@ def train(
 
     In each of several processes that a launcher started, it is that process's part of the run. The
     first one alone reads and writes ``out`` and calls ``on_row``. All wait for each other, for
-    ``patience`` seconds at most.
+    ``patience`` seconds at most. ``on_answer`` is told how many images, of how many, a teacher has
+    answered that is asked before the first iteration.
 
     Raises:
         ConfigError: unknown model or scale, no training data, ``resume`` with another config.
@@ -105,7 +107,7 @@ def train(
     with _stop_on_signals() as stop, watch(patience), ExitStack() as held:
         held.callback(restore_rng, rng_state())  # The caller's generator is not to go on by ours.
         trainer = Trainer(config, Path(out), held, resume=resume, patience=patience)
-        return trainer.run(stop, max_minutes, on_row)
+        return trainer.run(stop, max_minutes, on_row, on_answer)
 
 
 class Trainer:
@@ -143,6 +145,11 @@ class Trainer:
             self.teacher = (
                 Teacher(config, self.device, self.precision) if config.teacher is not None else None
             )
+            precompute = config.teacher is not None and config.teacher.precompute
+            if precompute and self.processes.count > 1:
+                raise ConfigError("teacher.precompute is for one process")
+            self.asked_before = self.teacher if precompute else None
+            self.asked_always = None if precompute else self.teacher
             self._load_images()
             if self.main:
                 _require_folder(out)
@@ -232,10 +239,13 @@ class Trainer:
         stop: Stop,
         max_minutes: float | None,
         on_row: Callable[[LogRow], None],
+        on_answer: Callable[[int, int], None],
     ) -> TrainResult:
         """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
         ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         config, reason = self.config, "finished"
+        if self.asked_before is not None:
+            self._ask(self.asked_before, stop, ends, on_answer)
         window = Window()
         with closing(self.patches.batches(self.iteration, self.samples)) as batches:
             while self.iteration < config.iterations:
@@ -255,6 +265,30 @@ class Trainer:
         best = "best.safetensors" if self.best_iteration else "last.safetensors"
         weights = self.out if config.scales else self.out / best
         return TrainResult(reason, self.iteration, self.best_psnr, self.best_iteration, weights)
+
+    def _ask(
+        self, teacher: Teacher, stop: Stop, ends: float, on_answer: Callable[[int, int], None]
+    ) -> None:
+        """Have patches compared with what ``teacher`` makes of whole images."""
+        config, cache = self.config, self.patches.cache
+        assert config.teacher is not None
+        assert cache is not None
+        began, total = time.monotonic(), len(self.patches.files)
+        known = (config.teacher.self_ensemble, teacher.fingerprint, self.order)
+        for place, scale in enumerate(config.every_scale):
+            file, sizes = self.out / f"teacher_x{scale}.bin", cache.target_sizes(scale)
+            with Answers(file, (scale, *known), sizes) as answers:
+                for number in range(total):
+                    if stop.is_set() or time.monotonic() > ends:
+                        return
+                    if number < answers.count:
+                        answer = answers.read()
+                    else:
+                        answer = teacher.answer(cache.lr(number, scale), scale)
+                        answers.write(answer)
+                    cache.teach(number, scale, answer, config.teacher.share)
+                    on_answer(place * total + number + 1, len(config.every_scale) * total)
+        self.seconds += time.monotonic() - began
 
     def _step(self, lr: Tensor, hr: Tensor, rate: float) -> Tensor:
         config = self.config
@@ -283,7 +317,8 @@ class Trainer:
         scale = (hr.shape[-1] // lr.shape[-1],) if config.scales else ()
         losses = []
         for number, pair in enumerate(zip(lr.chunk(parts), hr.chunk(parts), strict=True), 1):
-            target = self.teacher.targets(*pair) if self.teacher is not None else pair[1]
+            teacher = self.asked_always
+            target = teacher.targets(*pair) if teacher is not None else pair[1]
             # Processes exchange gradients once a batch, with its last part.
             waits = nullcontext() if number == parts else self.processes.apart(self.parallel)
             with waits:
@@ -492,7 +527,7 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
             same = all(now[key][k] == then[key][k] for k in cut)
         elif key == "teacher" and now[key] and then[key]:
             # Its weights are known by their content.
-            same = now[key]["share"] == then[key]["share"]
+            same = {**now[key], "weights": ""} == {**then[key], "weights": ""}
         else:
             same = now[key] == then[key]
         if not same:

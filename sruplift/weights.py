@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,22 @@ def find_weights(model: str, scale: int, weights: str | Path | None = None) -> W
     if not is_file(path):
         raise WeightsError(f"{path} is not a file of weights: it {_absence(path)}")
     return WeightsFile(path, sha256_of(path), model, scale, "file")
+
+
+def locate(weights: str) -> Path:
+    """A file, that of released weights named like ``pan_x2``, or of an ``hf://`` address.
+
+    Raises:
+        UsageError: released weights, or an address, that there cannot be.
+        WeightsError: they cannot be found or downloaded.
+    """
+    if weights.startswith(HF_PREFIX):
+        return download_address(weights)
+    path = Path(weights)
+    released = re.fullmatch(r"(?P<model>[\w-]+)_x(?P<scale>\d)", weights)
+    if released and not path.is_file():
+        return find_weights(released["model"], int(released["scale"])).path
+    return path
 
 
 def identify(path: Path, model: str | None = None, scale: int | None = None) -> IdentifiedWeights:

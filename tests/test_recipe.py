@@ -17,14 +17,13 @@ from sruplift.models.srram import IMAGE_UNIT, SRRAM
 from sruplift.multiscale import by_scale
 from sruplift.recipe import (
     PSNR_EPSILON,
-    Teacher,
     build_network,
     build_optimizer,
     imported_from,
     is_hopeless,
     loss_of,
 )
-from sruplift.weights import import_checkpoint, load_model, save_weights
+from sruplift.weights import import_checkpoint, save_weights
 
 RATE, ADAM_RATE = 1e-2, 4e-3
 
@@ -272,57 +271,6 @@ def test_a_config_says_the_share_of_luma(tmp_path: Path) -> None:
     assert recipe(tmp_path, "adam", luma=0.5).luma == 0.5
     with pytest.raises(ConfigError, match="luma"):
         recipe(tmp_path, "adam", luma=1.5)
-
-
-CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize("share", [0.25, 1.0])
-@pytest.mark.parametrize("mode", ["off", "auto", "on"])
-@pytest.mark.usefixtures("kernels")
-def test_targets_are_the_teachers_results_and_the_images_by_their_shares(
-    tmp_path: Path, share: float, mode: str
-) -> None:
-    teacher = {"weights": "pan_x3", "share": share}
-    config = recipe(tmp_path, "muon", scale=3, teacher=teacher, kernels=mode)
-    hr = torch.stack([photo_like(48, 48), 1 - photo_like(48, 48)])
-    lr = F.avg_pool2d(hr, 3).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        sr = load_model("pan", 3)(lr).clamp(0, 1)
-    assert float((sr - hr).abs().mean()) > 0.001
-    made = Teacher(config, CPU, "fp32")
-    assert (made._engines[3].kernels is None) == (mode == "off")
-    target = made.targets(lr, hr)
-    torch.testing.assert_close(target, share * sr + (1 - share) * hr, rtol=0, atol=1e-5)
-
-
-def test_each_scale_has_its_teacher(tmp_path: Path) -> None:
-    scales = {"scales": [2, 4], "scale": None, "model": "maffsrn"}
-    config = recipe(tmp_path, "muon", **scales, teacher={"weights": "pan_x{scale}", "share": 1})
-    teacher = Teacher(config, CPU, "fp32")
-    lr = photo_like(20, 24)[None]
-    for scale in (2, 4):
-        with torch.no_grad():
-            sr = load_model("pan", scale)(lr).clamp(0, 1)
-        target = teacher.targets(lr, torch.zeros_like(sr))
-        torch.testing.assert_close(target, sr, rtol=0, atol=1e-5)
-    assert len(set(teacher.fingerprint.split())) == 2
-
-
-@pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [
-        ("pan_x2", "holds weights of pan x2, not pan x3"),
-        ("no.safetensors", "cannot read no.safetensors: No such file"),
-        ("pan_x7", "no scale 7"),
-    ],
-)
-def test_a_teacher_that_cannot_teach_is_a_sentence(
-    tmp_path: Path, weights: str, sentence: str
-) -> None:
-    config = recipe(tmp_path, "muon", scale=3, teacher={"weights": weights})
-    with pytest.raises(SrupliftError, match=sentence):
-        Teacher(config, CPU, "fp32")
 
 
 def test_what_is_learnt_from_weights_of_others_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from sruplift.runlog import LogRow
 
 
@@ -63,7 +65,7 @@ def command(
         run()
         return
     with _progress(settings.iterations) as show:
-        result = run(on_row=show)
+        result = run(on_row=show.row, on_answer=show.answer)
     best = "not validated yet"
     if result.best_iteration:
         best = (
@@ -86,26 +88,56 @@ _REASONS = {
 }
 
 
+class _Lines:
+    """How a run goes, in a line for each line of its log."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def row(self, row: LogRow) -> None:
+        typer.echo(f"{row.iteration}/{self.iterations}  {_describe(row)}", err=True)
+
+    def answer(self, done: int, total: int) -> None:
+        """Tell of each tenth of the images that a teacher is asked about."""
+        if 10 * done // total > 10 * (done - 1) // total:
+            typer.echo(f"the teacher has answered for {done} of {total} images", err=True)
+
+
+class _Bar:
+    """The same on a terminal."""
+
+    def __init__(self, iterations: int, progress: Progress) -> None:
+        self.iterations = iterations
+        self.progress = progress
+        self.task = progress.add_task("starting", total=iterations)
+
+    def row(self, row: LogRow) -> None:
+        described = _describe(row)
+        self.progress.update(
+            self.task, completed=row.iteration, total=self.iterations, description=described
+        )
+        if row.val_psnr is not None:
+            self.progress.console.print(f"{row.iteration}: validation {row.val_psnr:.3f} dB")
+
+    def answer(self, done: int, total: int) -> None:
+        """Count images that a teacher is asked about, in place of iterations."""
+        name = "starting" if done == total else "asking the teacher"
+        self.progress.update(self.task, completed=done, total=total, description=name)
+
+
 @contextmanager
-def _progress(iterations: int) -> Iterator[Callable[[LogRow], None]]:
-    """A bar on a terminal, a line for each line of the log elsewhere."""
+def _progress(iterations: int) -> Iterator[_Lines | _Bar]:
+    """A bar on a terminal, lines elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda row: typer.echo(f"{row.iteration}/{iterations}  {_describe(row)}", err=True)
+        yield _Lines(iterations)
         return
     columns = ("{task.completed}/{task.total}", BarColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
-        task = progress.add_task("starting", total=iterations)
-
-        def show(row: LogRow) -> None:
-            progress.update(task, completed=row.iteration, description=_describe(row))
-            if row.val_psnr is not None:
-                console.print(f"{row.iteration}: validation {row.val_psnr:.3f} dB")
-
-        yield show
+        yield _Bar(iterations, progress)
 
 
 def _describe(row: LogRow) -> str:
