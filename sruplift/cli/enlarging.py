@@ -27,7 +27,7 @@ from sruplift.batch import (
 )
 from sruplift.cli.teller import Teller
 from sruplift.errors import UsageError
-from sruplift.files import TEMPLATE, Failure, Found, Job, Skipped, shown
+from sruplift.files import TEMPLATE, WRITABLE, Failure, Found, Job, Skipped, shown
 from sruplift.outputs import Naming, check_sheet, plan_jobs
 from sruplift.pipes import PIPE, STDIN, STDOUT, check_stdout, receive, send
 from sruplift.report import Report
@@ -131,6 +131,7 @@ def _plan(
         raise UsageError(f"--compare is for one image, not {len(jobs)}")
     if chosen["compare"] is not None:
         check_sheet(Path(chosen["compare"]), jobs, batch.lists)
+    _say_what_quality_is_for(chosen["quality"], jobs, teller)
     reported = batch.report is not None or batch.resume is not None
     upscaler, parameters = None, None
     if reported and any(isinstance(job, Job) for job in jobs):
@@ -153,6 +154,21 @@ def _batch(batch: BatchOptions, chosen: dict[str, Any], teller: Teller) -> bool:
         return _run(items, upscaler, None, teller)
     with Report(batch.report_path, parameters) as report:
         return _run(items, upscaler, report, teller)
+
+
+def _say_what_quality_is_for(quality: int | None, jobs: Sequence[Item], teller: Teller) -> None:
+    """Warn of a quality that no result has."""
+    kinds = {WRITABLE[job.destination.suffix.lower()] for job in jobs if isinstance(job, Job)}
+    if quality is None or not kinds:
+        return
+
+    from sruplift.image import QUALITY
+
+    if not kinds & QUALITY.keys():
+        teller.say(
+            f"sruplift: warning: --quality is for {', '.join(QUALITY)}: it changes nothing in"
+            f" {', '.join(sorted(kinds))}"
+        )
 
 
 def _load(chosen: dict[str, Any], teller: Teller) -> Upscaler:
@@ -184,6 +200,7 @@ def _pipe(batch: BatchOptions, chosen: dict[str, Any], teller: Teller) -> bool:
             )
         if chosen["compare"] is not None:
             check_sheet(Path(chosen["compare"]), [job])
+        _say_what_quality_is_for(chosen["quality"], [job], teller)
         (job,) = prepare([job], batch) if not into_pipe else [job]
         upscaler = _load(chosen, teller) if isinstance(job, Job) else None
         (outcome,) = run_batch([job], upscaler)

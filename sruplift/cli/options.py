@@ -103,7 +103,12 @@ MaxPixels = Annotated[
 ]
 Quality = Annotated[
     int | None,
-    typer.Option("--quality", min=1, max=100, help="For JPEG, WebP (both 95) and AVIF (90)."),
+    typer.Option(
+        "--quality",
+        min=1,
+        max=100,
+        help="For JPEG, WebP (both 95) and AVIF (90).",
+    ),
 ]
 Format = Annotated[
     str | None,

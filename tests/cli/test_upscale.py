@@ -69,6 +69,31 @@ def names(folder: Path) -> list[str]:
 # ---- Good input
 
 
+@pytest.mark.parametrize(
+    ("names", "more", "sentence"),
+    [
+        (
+            ["a.png"],
+            (),
+            "--quality is for JPEG, WEBP, AVIF: it changes nothing in PNG\n",
+        ),
+        (["a.png", "b.tif"], (), "it changes nothing in PNG, TIFF\n"),
+        (["a.jpg"], ("--format", "png"), "it changes nothing in PNG\n"),
+        (["a.png", "b.jpg"], (), ""),
+        (["a.png"], ("--format", "webp"), ""),
+    ],
+)
+def test_a_quality_that_no_result_has_is_warned_of(
+    tmp_path: Path, run: Run, names: list[str], more: tuple[str, ...], sentence: str
+) -> None:
+    for name in names:
+        save(tmp_path / "in" / name)
+    outcome = run(tmp_path / "in", "-o", tmp_path / "out", "--quality", 80, *more)
+    assert outcome.code == 0
+    assert ("warning" in outcome.err) == bool(sentence)
+    assert sentence in outcome.err
+
+
 def test_a_photo_is_enlarged_beside_itself(tmp_path: Path, run: Run) -> None:
     source = save(tmp_path / "photo.jpg", quality=95)
     outcome = run(source)
