@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -278,26 +279,32 @@ def test_autocast_is_pytorchs(kernels: Kernels) -> None:
     [("pan", 2), ("pan", 3), ("a2n", 4), ("maffsrn", 2), ("srram", 3), ("hpinet-s", 2)],
 )
 def test_gradients_of_every_network(kernels: Kernels, name: str, scale: int) -> None:
-    torch.manual_seed(0)
+    """As far from PyTorch's as the last bits of an image take them, on most images.
+
+    Where these flip a ReLU, as on some images those of a kernel's sums do, that is far.
+    """
     net = create_model(name, scale)
     nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
-    lr, hr = torch.rand(2, 3, 24, 20), torch.rand(2, 3, 24 * scale, 20 * scale)
 
-    def gradients(lr: Tensor) -> list[Tensor]:
+    def gradients(lr: Tensor, hr: Tensor) -> list[Tensor]:
         net.zero_grad()
         (net(lr) - hr).square().mean().backward()
         return [p.grad for p in net.parameters() if p.grad is not None]
 
-    plain = gradients(lr)
+    ours, rounding = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        lr, hr = torch.rand(2, 3, 24, 20), torch.rand(2, 3, 24 * scale, 20 * scale)
+        plain = gradients(lr, hr)
+        with TrainingKernels(kernels):
+            ours.append(distance(gradients(lr, hr), plain))
+        # HPINet's matches change with the last bit of an image, too.
+        rounding.append(distance(gradients(lr * (1 + 2e-7), hr), plain))
+    assert 0 < median(ours) < 10 * max(median(rounding), 1e-5)
 
-    def distance(values: list[Tensor]) -> float:
-        """Of most gradients, in units of their length: rounding may flip a ReLU."""
-        pairs = zip(values, plain, strict=True)
-        parts = [(v - p).norm() / p.norm() for v, p in pairs if p.norm() > 0]
-        return float(torch.stack(parts).median())
 
-    with TrainingKernels(kernels):
-        ours = gradients(lr)
-    # HPINet's matches change with the last bit of an image.
-    rounding = distance(gradients(lr * (1 + 2e-7)))
-    assert 0 < distance(ours) < 10 * max(rounding, 1e-5)
+def distance(gradients: list[Tensor], others: list[Tensor]) -> float:
+    """Of most gradients, in units of their length."""
+    pairs = zip(gradients, others, strict=True)
+    parts = [(one - other).norm() / other.norm() for one, other in pairs if other.norm() > 0]
+    return float(torch.stack(parts).median())
