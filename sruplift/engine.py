@@ -17,6 +17,7 @@ from sruplift.compilation import Compilation
 from sruplift.datasets import cache_folder
 from sruplift.dihedral import SelfEnsemble
 from sruplift.errors import (
+    CompiledFolderError,
     CompilerError,
     NumericalError,
     SrupliftError,
@@ -27,7 +28,7 @@ from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
 from sruplift.fuse.programs import has_programs, in_programs
 from sruplift.heap import give_back, is_kept
-from sruplift.kernels import SPARE, Arithmetic, Kernels, load_kernels
+from sruplift.kernels import SPARE, Arithmetic, Kernels, load_kernels, private_folder
 from sruplift.memory import available_memory
 from sruplift.models.layers import Frame, InputNeeds
 from sruplift.streams import Streams, full_float32, in_flight
@@ -354,6 +355,8 @@ def _with_kernels(model: nn.Module, precision: str, mode: str) -> tuple[nn.Modul
 def find_kernels(mode: str) -> Kernels | None:
     """``load_kernels`` in our cache; "auto" finds none without a compiler, "off" in no case.
 
+    Where there is no cache, or none that code may be run from, a folder for temporary files serves.
+
     Raises:
         CompilerError: with "on", if they cannot be had.
     """
@@ -371,11 +374,24 @@ def find_kernels(mode: str) -> Kernels | None:
 def _load_kernels() -> Kernels | CompilerError:
     """The kernels, or why there are none: a compiler that fails is asked once."""
     try:
-        return load_kernels(cache_folder("compiled"))
+        return load_kernels(_compiled_folder())
+    except CompiledFolderError as error:
+        try:
+            return load_kernels(private_folder())
+        except CompiledFolderError:
+            return error
+        except CompilerError as other:
+            return other
     except CompilerError as error:
         return error
+
+
+def _compiled_folder() -> Path:
+    try:
+        return cache_folder("compiled")
     except OSError as error:  # there is no home for a cache
-        return CompilerError(f"compiled code cannot be kept: {error.strerror or error}")
+        text = f"compiled code cannot be kept: {error.strerror or error}"
+        raise CompiledFolderError(text) from error
 
 
 def choose_device(name: str) -> torch.device:

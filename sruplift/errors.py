@@ -59,6 +59,10 @@ class CompilerError(SrupliftError):
     """Code that cannot be compiled on this machine, or computes something else when it is."""
 
 
+class CompiledFolderError(CompilerError):
+    """A folder in which compiled code cannot be kept, or may not be run."""
+
+
 class NumericalError(SrupliftError):
     """NaN or infinity where numbers are needed."""
 

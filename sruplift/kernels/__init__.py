@@ -13,6 +13,7 @@ Inference exchanges a network's layers for them (``sruplift.fuse.programs`` and 
 training the calls that its layers make (``TrainingKernels``), in float32.
 """
 
+from sruplift.kernels.compiler import private_folder
 from sruplift.kernels.convolution import Convolution, convolution_of, empty_maps, suits
 from sruplift.kernels.gradient import TrainingKernels
 from sruplift.kernels.library import Arithmetic, Kernels
@@ -36,5 +37,6 @@ __all__ = [
     "empty_maps",
     "join",
     "load_kernels",
+    "private_folder",
     "suits",
 ]

@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sruplift.errors import CompilerError
+from sruplift.errors import CompiledFolderError, CompilerError
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
@@ -33,7 +34,8 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
     at once; one that is damaged is made anew.
 
     Raises:
-        CompilerError: there is no compiler, it fails, or the folder cannot be used.
+        CompiledFolderError: the folder cannot be used.
+        CompilerError: there is no compiler, or it fails.
         Exception: what ``check`` raises, which sees a new library before it is kept.
     """
     compiler = find_compiler()
@@ -51,6 +53,7 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(
             dir=folder, prefix="building-", ignore_cleanup_errors=True
         ) as temporary:
+            _require_usable(folder, Path(temporary))
             # What the name was made from, whatever happens to the sources meanwhile.
             for name, text in texts.items():
                 (Path(temporary) / name).write_text(text, "utf-8")
@@ -61,8 +64,27 @@ def build(sources: Path, folder: Path, check: Callable[[Path], None]) -> Path:
             check(result)
             _keep(result, made)
     except (OSError, ValueError) as error:
-        raise CompilerError(f"compiled code cannot be kept in {folder}: {error}") from error
+        raise CompiledFolderError(f"compiled code cannot be kept in {folder}: {error}") from error
     return made
+
+
+def private_folder() -> Path:
+    """A folder for temporary files that nobody else may use, for where there is no other.
+
+    Raises:
+        CompiledFolderError: it cannot be made, or may be somebody else's.
+    """
+    user = os.geteuid()
+    folder = Path(tempfile.gettempdir()) / f"sruplift-{user}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError as error:
+        raise CompiledFolderError(f"{folder} cannot be made: {error}") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o077:
+        raise CompiledFolderError(f"{folder} is not this user's alone")
+    return folder
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -98,6 +120,20 @@ def processor() -> str:
     return "\n".join([platform.machine(), *lines])
 
 
+def _require_usable(folder: Path, inside: Path) -> None:
+    """Refuse, before anything is compiled, where libraries may not be loaded from, or be others'.
+
+    ``inside`` is a new folder in ``folder``.
+    """
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        raise CompiledFolderError(f"code in {folder} may not be run (it is mounted noexec)")
+    probe = inside / "probe"
+    probe.touch()
+    probe.chmod(0o700)
+    if not _is_own(probe.stat()):
+        raise CompiledFolderError(f"files in {folder} are not this user's alone to write")
+
+
 def _seal(library: Path) -> None:
     """Add the digest of what it holds; loaders do not read what follows it."""
     library.chmod(0o700)
@@ -124,8 +160,12 @@ def _is_whole(path: Path) -> bool:
     except FileNotFoundError:
         return False
     size = hashlib.sha256().digest_size
-    ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return ours and hashlib.sha256(content[:-size]).digest() == content[-size:]
+    return _is_own(status) and hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether nobody else has written it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import errno
 import os
 import pickle
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from torch.nn.grad import conv2d_weight
 
 from sruplift import engine
 from sruplift.engine import Engine
-from sruplift.errors import CompilerError
+from sruplift.errors import CompiledFolderError, CompilerError
 from sruplift.fuse import fused
 from sruplift.fuse.compiled import with_kernels
 from sruplift.fuse.programs import has_programs, in_programs
 from sruplift.kernels import Arithmetic, Kernels, load_kernels, loading
 from sruplift.kernels import compiler as compiling
-from sruplift.kernels.compiler import find_compiler
+from sruplift.kernels.compiler import find_compiler, private_folder
 from sruplift.kernels.convolution import channels_last
 from sruplift.kernels.gradient import weight_gradient
 from sruplift.kernels.library import STRUCTURES
@@ -229,6 +230,81 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(source: Path, tmp_path: P
 def test_a_folder_that_is_a_file_is_a_sentence(source: Path) -> None:
     with pytest.raises(CompilerError, match="cannot be kept"):
         build(source, source / "code.c")
+
+
+class NoExec:
+    f_flag = os.ST_NOEXEC
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_whose_code_may_not_be_run_is_refused_before_compiling(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "code.h").write_text("#error")
+    monkeypatch.setattr(os, "statvfs", lambda _: NoExec)
+    with pytest.raises(CompiledFolderError, match="it is mounted noexec"):
+        build(source, tmp_path / "cache")
+    assert not any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_whose_files_are_anybodys_is_refused_before_compiling(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some file systems show all that is in them."""
+    (source / "code.h").write_text("#error")
+    chmod = Path.chmod
+    monkeypatch.setattr(Path, "chmod", lambda path, _: chmod(path, 0o777))
+    with pytest.raises(CompiledFolderError, match="not this user's alone to write"):
+        build(source, tmp_path / "cache")
+    assert not any((tmp_path / "cache").iterdir())
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_private_folder_is_nobody_elses(temporary: Path) -> None:
+    folder = private_folder()
+    assert folder.parent == temporary
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert private_folder() == folder
+    folder.chmod(0o750)
+    with pytest.raises(CompiledFolderError, match="is not this user's alone"):
+        private_folder()
+    folder.chmod(0o700)
+    folder.rename(temporary / "other")
+    folder.symlink_to(temporary / "other")
+    with pytest.raises(CompiledFolderError, match="is not this user's alone"):
+        private_folder()
+    folder.unlink()
+    (temporary / "other").rmdir()
+    temporary.rmdir()
+    with pytest.raises(CompiledFolderError, match="cannot be made"):
+        private_folder()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_without_a_cache_kernels_are_in_the_private_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(engine, "_load_kernels", engine._load_kernels.__wrapped__)
+    assert isinstance(engine.find_kernels("on"), Kernels)
+    (folder,) = temporary.iterdir()
+    (made,) = folder.iterdir()
+    assert made.suffix == ".so"
+    folder.chmod(0o755)
+    assert engine.find_kernels("auto") is None
+    with pytest.raises(CompilerError, match=f"cannot be kept in {tmp_path}/file"):
+        engine.find_kernels("on")
 
 
 @pytest.mark.usefixtures("compiler")
