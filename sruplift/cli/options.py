@@ -28,7 +28,7 @@ Compile = Annotated[
     typer.Option(
         "--compile",
         help="auto: our kernels on CPUs, by the C compiler that is here, and PyTorch's compiler for"
-        " long jobs on a GPU; on, off.",
+        " long jobs on a GPU; on: for all jobs, or an error; off.",
     ),
 ]
 Backend = Annotated[
