@@ -115,7 +115,9 @@ class TeacherConfig(_Strict):
     """Take the mean over the eight flips and rotations: better, at eight times the work."""
     precompute: bool = False
     """Ask it once about each whole image, before the first iteration, and not about every patch of
-    every iteration. The answers are kept in the run's folder, as large as the images decoded."""
+    every iteration. The answers, for each scale as large as the images decoded, are kept in the
+    run's folder and in memory. Patches that are turned or recoloured are compared with the answer
+    turned or recoloured, noisy ones with the answer and the noise. For one process."""
 
 
 class TrainConfig(_Strict):

@@ -46,10 +46,9 @@ class Patches:
         place = _cache_place(config, self.files, device, neighbours)
         taught = config.teacher is not None and config.teacher.precompute
         if taught and place is None:
-            raise ConfigError(
-                "teacher.precompute needs the training images in memory: there is too little for"
-                ' them, or data.cache is "none"'
-            )
+            off = config.data.cache == "none"
+            why = 'data.cache is "none"' if off else "there is too little for them and its answers"
+            raise ConfigError(f"teacher.precompute needs the training images in memory: {why}")
         self.cache = data.PatchCache(self.files, scales, place, taught=taught) if place else None
         self.samplers = {
             scale: data.Sampler(

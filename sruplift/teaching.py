@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from sruplift.errors import ConfigError
 from sruplift.manifest import sha256_of
 from sruplift.tiling import assemble
 from sruplift.weights import identify, load_model, locate
+
+SUM_LENGTH = 4
 
 
 class Teacher:
@@ -37,7 +40,8 @@ class Teacher:
         assert config.teacher is not None
         self._share = config.teacher.share
         self._engines: dict[int, Engine] = {}
-        digests = []
+        self.sha256: dict[int, str] = {}
+        """Of its weights, by scale."""
         for scale in config.every_scale:
             path = locate(config.teacher.weights.replace("{scale}", str(scale)))
             found = identify(path, scale=scale)
@@ -52,9 +56,9 @@ class Teacher:
                 local=config.teacher.precompute,
                 compile_mode="off" if config.kernels == "off" else "auto",
             )
-            digests.append(sha256_of(path))
-        self.fingerprint = " ".join(digests)
-        """The sha256 of its weights, one for each scale."""
+            self.sha256[scale] = sha256_of(path)
+        self.fingerprint = " ".join(self.sha256.values())
+        """All of them."""
 
     def targets(self, lr: Tensor, hr: Tensor) -> Tensor:
         """What a network's result for ``lr`` is compared with, in place of ``hr``.
@@ -70,77 +74,102 @@ class Teacher:
         sr = engine.compute(lr.contiguous(memory_format=torch.channels_last))
         return hr.lerp(sr.clamp(0, 1), self._share)
 
-    def answer(self, lr: Tensor, scale: int) -> Tensor:
+    def answer(
+        self, lr: Tensor, scale: int, progress: Callable[[float], None] | None = None
+    ) -> Tensor:
         """What it makes of a whole image, ``uint8`` (3, h, w), in tiles where it is large.
+
+        ``progress`` is told the share that is done, from 0 to 1, after every tile.
 
         Returns:
             ``uint8`` (3, h * scale, w * scale), in main memory.
+
+        Raises:
+            NumericalError: that is no picture.
         """
-        bands = self._engines[scale].bands(lr.cpu()[None].float() / 255)
-        sr = assemble(bands, lr.shape[1] * scale)[0]
+        image = lr.cpu()[None].float() / 255
+        sr = assemble(self._engines[scale].bands(image, progress=progress), lr.shape[1] * scale)[0]
         return sr.clamp(0, 1).mul(255).round().byte()
 
 
 class Answers:
     """What a teacher makes of the training images, in a file: one image after another.
 
-    The file begins with a digest of what the answers depend on; with another one it is begun
-    afresh. An interrupted one ends with the last image that is whole. Close it, or use ``with``.
+    The file begins with a digest of what the answers depend on, and each image ends with a sum of
+    its pixels: what is damaged, or was being written, is not there. Close it, or use ``with``.
     """
 
     def __init__(self, path: Path, question: object, sizes: Sequence[tuple[int, int]]) -> None:
         """``question`` is all that the answers depend on; ``sizes`` theirs, (height, width).
 
         Raises:
-            ConfigError: the file cannot be read or written.
+            ConfigError: the file cannot be read or written, or has other answers.
         """
         self._path = path
         self._sizes = sizes
-        digest = hashlib.sha256(repr((question, list(sizes))).encode()).digest()
-        try:
-            self._file = path.open("r+b" if path.exists() else "w+b")
-            known = self._file.read(len(digest)) == digest
-            left = path.stat().st_size - len(digest)
-            self.count = 0
-            """How many images are in the file."""
-            if not known:
-                self._file.seek(0)
-                self._file.truncate()
-                self._file.write(digest)
-            while known and self.count < len(sizes) and left >= self._length(self.count):
-                left -= self._length(self.count)
-                self.count += 1
-        except OSError as error:
-            raise self._failure(error) from error
         self._next = 0
-
-    def read(self) -> Tensor:
-        """The next image that is in the file, ``uint8`` (3, H, W)."""
-        height, width = self._sizes[self._next]
+        digest = hashlib.sha256(repr((question, list(sizes))).encode()).digest()
+        with self._told():
+            # Without a buffer: what cannot be written is told now, not when it is closed.
+            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         try:
-            pixels = np.frombuffer(self._file.read(self._length(self._next)), np.uint8)
-        except OSError as error:
-            raise self._failure(error) from error
+            with self._told():
+                begins = self._file.read(len(digest))
+                if begins != digest and len(begins) == len(digest):
+                    raise ConfigError(
+                        f"{path} has answers of another teacher, or for other images: move it away"
+                    )
+                if begins != digest:
+                    self._file.seek(0)
+                    self._write(digest)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def read(self) -> Tensor | None:
+        """The next image, ``uint8`` (3, H, W), if it is there; then no other one is.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        height, width = self._sizes[self._next]
+        length = 3 * height * width
+        with self._told():
+            begin = self._file.tell()
+            content = self._file.read(length + SUM_LENGTH)
+            pixels = content[:length]
+            if len(content) < length + SUM_LENGTH or content[length:] != _sum_of(pixels):
+                self._file.seek(begin)
+                self._file.truncate()
+                return None
         self._next += 1
-        return torch.tensor(pixels).view(height, width, 3).permute(2, 0, 1)
+        whole = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
+        return whole.view(height, width, 3).permute(2, 0, 1)
 
     def write(self, image: Tensor) -> None:
-        """Add an image, ``uint8`` (3, H, W), when all others have been read."""
-        try:
-            if self._next == self.count:  # What follows is a part of an image at most.
-                self._file.truncate(self._file.tell())
-            self._file.write(image.permute(1, 2, 0).contiguous().numpy().tobytes())
-        except OSError as error:
-            raise self._failure(error) from error
+        """Add the image, ``uint8`` (3, H, W), that was not there to read.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        pixels = image.permute(1, 2, 0).contiguous().numpy().tobytes()
+        with self._told():
+            self._write(pixels + _sum_of(pixels))
         self._next += 1
-        self.count = self._next
 
-    def _length(self, number: int) -> int:
-        height, width = self._sizes[number]
-        return 3 * height * width
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
 
-    def _failure(self, error: OSError) -> ConfigError:
-        return ConfigError(f"cannot keep the teacher's answers in {self._path}: {error.strerror}")
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep the teacher's answers in {self._path}: {error.strerror or error}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -152,3 +181,7 @@ class Answers:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _sum_of(pixels: bytes) -> bytes:
+    return zlib.crc32(pixels).to_bytes(SUM_LENGTH, "little")

@@ -244,7 +244,7 @@ class Trainer:
         """Iterate to the end, or until ``stop`` is set or ``max_minutes`` are over."""
         ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         config, reason = self.config, "finished"
-        if self.asked_before is not None:
+        if self.asked_before is not None and self.iteration < config.iterations:
             self._ask(self.asked_before, stop, ends, on_answer)
         window = Window()
         with closing(self.patches.batches(self.iteration, self.samples)) as batches:
@@ -270,24 +270,36 @@ class Trainer:
         self, teacher: Teacher, stop: Stop, ends: float, on_answer: Callable[[int, int], None]
     ) -> None:
         """Have patches compared with what ``teacher`` makes of whole images."""
-        config, cache = self.config, self.patches.cache
+        config, cache, files = self.config, self.patches.cache, self.patches.files
         assert config.teacher is not None
         assert cache is not None
-        began, total = time.monotonic(), len(self.patches.files)
-        known = (config.teacher.self_ensemble, teacher.fingerprint, self.order)
-        for place, scale in enumerate(config.every_scale):
-            file, sizes = self.out / f"teacher_x{scale}.bin", cache.target_sizes(scale)
-            with Answers(file, (scale, *known), sizes) as answers:
-                for number in range(total):
-                    if stop.is_set() or time.monotonic() > ends:
-                        return
-                    if number < answers.count:
+        if not self.iteration:
+            self._save()  # What ends all of a sudden can go on, too.
+        began, total = time.monotonic(), len(files)
+        ensemble, order = config.teacher.self_ensemble, fingerprints(files)[1]
+
+        def look(_: float) -> None:
+            if stop.is_set() or time.monotonic() > ends:
+                raise _NoTimeError
+
+        try:
+            for place, scale in enumerate(config.every_scale):
+                file, sizes = self.out / f"teacher_x{scale}.bin", cache.target_sizes(scale)
+                question = (scale, teacher.sha256[scale], ensemble, self.precision, order)
+                with Answers(file, question, sizes) as answers:
+                    for number, name in enumerate(files):
+                        look(0)
                         answer = answers.read()
-                    else:
-                        answer = teacher.answer(cache.lr(number, scale), scale)
-                        answers.write(answer)
-                    cache.teach(number, scale, answer, config.teacher.share)
-                    on_answer(place * total + number + 1, len(config.every_scale) * total)
+                        if answer is None:
+                            try:
+                                answer = teacher.answer(cache.lr(number, scale), scale, look)
+                            except NumericalError as error:
+                                raise NumericalError(f"the teacher, of {name}: {error}") from error
+                            answers.write(answer)
+                        cache.teach(number, scale, answer, config.teacher.share)
+                        on_answer(place * total + number + 1, len(config.every_scale) * total)
+        except _NoTimeError:
+            pass  # The iterations look at once, too.
         self.seconds += time.monotonic() - began
 
     def _step(self, lr: Tensor, hr: Tensor, rate: float) -> Tensor:
@@ -482,6 +494,10 @@ class Trainer:
         }
         if config.teacher is not None:
             metadata |= {"teacher": config.teacher.weights, "teacher_share": config.teacher.share}
+            # How it was asked, where that is not the usual way.
+            for way in ("self_ensemble", "precompute"):
+                if getattr(config.teacher, way):
+                    metadata[f"teacher_{way}"] = "yes"
         if self.teacher is not None:
             metadata["teacher_sha256"] = self.teacher.fingerprint
         if self.imported_from:
@@ -535,6 +551,10 @@ def _require_same_run(config: TrainConfig, before: dict[str, Any]) -> None:
                 f"the run to resume has another {key!r}: {then[key]!r}; to train with other"
                 f" settings, {_BEGIN_ANOTHER}"
             )
+
+
+class _NoTimeError(Exception):
+    """The run is to end before its teacher has answered."""
 
 
 class Stop(threading.Event):

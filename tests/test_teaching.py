@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import photo_like
+from safetensors import safe_open
 from test_data import write_images
 from test_recipe import recipe
 from test_train import config, log
@@ -16,7 +19,8 @@ from test_train import config, log
 from sruplift.cli.train import _Bar, _Lines
 from sruplift.data import PatchCache, Sampler, add_noise, read_lr_sizes
 from sruplift.datasets import read_hr
-from sruplift.errors import ConfigError, SrupliftError
+from sruplift.engine import Engine
+from sruplift.errors import ConfigError, NumericalError, SrupliftError
 from sruplift.teaching import Answers, Teacher
 from sruplift.train import TrainResult, train
 from sruplift.weights import load_model
@@ -104,14 +108,16 @@ SIZES = [(8, 5), (4, 6), (7, 7)]
 
 def write_some(path: Path, pictures: list[torch.Tensor], question: object = "?") -> int:
     """Read what there is, write the rest, and say how many there were."""
+    known = 0
     with Answers(path, question, SIZES) as answers:
-        known = answers.count
-        for number, picture in enumerate(pictures):
-            if number < known:
-                assert torch.equal(answers.read(), picture)
-            else:
+        for picture in pictures:
+            answer = answers.read()
+            if answer is None:
                 answers.write(picture)
-        return known
+            else:
+                assert torch.equal(answer, picture)
+                known += 1
+    return known
 
 
 def test_answers_are_kept(tmp_path: Path, pictures: list[torch.Tensor]) -> None:
@@ -121,35 +127,74 @@ def test_answers_are_kept(tmp_path: Path, pictures: list[torch.Tensor]) -> None:
     assert write_some(path, pictures) == 3
 
 
-@pytest.mark.parametrize("cut", [1, 7 * 7 * 3 - 1, 7 * 7 * 3, 7 * 7 * 3 + 1])
+LAST = 7 * 7 * 3 + 4
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, LAST - 1, LAST, LAST + 1])
 def test_answers_end_with_the_last_that_is_whole(
     tmp_path: Path, pictures: list[torch.Tensor], cut: int
 ) -> None:
     path = tmp_path / "answers.bin"
     write_some(path, pictures)
     size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.truncate(size - cut)
-    assert write_some(path, pictures) == (2 if cut <= 7 * 7 * 3 else 1)
+    os.truncate(path, size - cut)
+    assert write_some(path, pictures) == (2 if cut <= LAST else 1)
     assert path.stat().st_size == size
     assert write_some(path, pictures) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"x" * 500])
-def test_what_is_no_file_of_these_answers_is_begun_afresh(
+def test_what_follows_a_damaged_answer_is_asked_again(
+    tmp_path: Path, pictures: list[torch.Tensor]
+) -> None:
+    path = tmp_path / "answers.bin"
+    write_some(path, pictures)
+    content = path.read_bytes()
+    path.write_bytes(content[: -LAST - 10] + bytes(LAST + 10))
+    assert write_some(path, pictures) == 1
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_a_file_that_hardly_began_is_begun_afresh(
     tmp_path: Path, pictures: list[torch.Tensor], content: bytes
 ) -> None:
     path = tmp_path / "answers.bin"
     path.write_bytes(content)
     assert write_some(path, pictures) == 0
     assert write_some(path, pictures) == 3
-    assert write_some(path, pictures, "another question") == 0
+
+
+def test_other_answers_are_not_lost(tmp_path: Path, pictures: list[torch.Tensor]) -> None:
+    path = tmp_path / "answers.bin"
+    write_some(path, pictures)
+    content = path.read_bytes()
+    with pytest.raises(ConfigError, match="has answers of another teacher, or for other images"):
+        write_some(path, pictures, "another question")
+    assert path.read_bytes() == content
 
 
 def test_answers_that_cannot_be_kept_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match="cannot keep the teacher's answers in"):
         Answers(tmp_path / "folder", "?", SIZES)
+
+
+@pytest.mark.parametrize("limit", [0, 20, 32, 33, 100, 151, 152, 160, 382])
+def test_a_full_disk_is_a_sentence(
+    tmp_path: Path, pictures: list[torch.Tensor], limit: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="cannot keep the teacher's answers in"):
+            write_some(tmp_path / "answers.bin", pictures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    write_some(tmp_path / "answers.bin", pictures)
+    assert write_some(tmp_path / "answers.bin", pictures) == 3
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -201,9 +246,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     sizes: list[torch.Size] = []
     answer = Teacher.answer
 
-    def counted(self: Teacher, lr: torch.Tensor, scale: int) -> torch.Tensor:
+    def counted(self: Teacher, lr: torch.Tensor, scale: int, progress: Any) -> torch.Tensor:
         sizes.append(lr.shape)
-        return answer(self, lr, scale)
+        return answer(self, lr, scale, progress)
 
     monkeypatch.setattr(Teacher, "answer", counted)
     return sizes
@@ -246,6 +291,69 @@ def test_answers_outlive_an_interruption(
     assert log(whole)[-1]["loss"] == log(run)[-1]["loss"]
 
 
+def test_a_run_that_was_killed_while_it_asked_goes_on(images: Path, tmp_path: Path) -> None:
+    class Killed(Told):
+        def __call__(self, *_: int) -> None:
+            raise SystemExit  # Nothing is saved after it, as after a kill.
+
+    with pytest.raises(SystemExit):
+        taught(images, tmp_path / "run", Killed())
+    assert taught(images, tmp_path / "run", Told(), resume=True).reason == "finished"
+
+
+def test_time_is_looked_at_after_each_tile(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the first image's first tile takes all of it."""
+    clock = [0.0]
+
+    def bands(*_: Any, progress: Any) -> None:
+        clock[0] += 100
+        progress(0.5)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Engine, "bands", bands)
+    monkeypatch.setattr("sruplift.train.time.monotonic", lambda: clock[0])
+    result = taught(images, tmp_path / "run", Told(), max_minutes=1)
+    assert (result.reason, result.iteration) == ("time", 0)
+
+
+def test_a_finished_run_asks_nothing_more(
+    images: Path, tmp_path: Path, asked: list[torch.Size]
+) -> None:
+    taught(images, tmp_path / "run", Told())
+    (tmp_path / "run" / "teacher_x2.bin").unlink()
+    asked.clear()
+    assert taught(images, tmp_path / "run", Told(), resume=True).reason == "finished"
+    assert not asked
+
+
+def test_a_copy_of_the_answers_serves_another_run(
+    images: Path, tmp_path: Path, asked: list[torch.Size]
+) -> None:
+    taught(images, tmp_path / "run", Told())
+    asked.clear()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "teacher_x2.bin").symlink_to(tmp_path / "run" / "teacher_x2.bin")
+    scales = {"scale": None, "scales": [2], "init": "pan_x{scale}"}
+    train(config(images, iterations=1, teacher=PRECOMPUTE, **scales), tmp_path / "other")
+    assert not asked
+    with safe_open(tmp_path / "other" / "last_x2.safetensors", "pt") as file:
+        assert file.metadata()["teacher_precompute"] == "yes"
+        assert "teacher_self_ensemble" not in file.metadata()
+
+
+def test_an_image_of_which_the_teacher_makes_nothing_is_named(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: Any) -> None:
+        raise NumericalError("the network returned NaN or infinity")
+
+    monkeypatch.setattr(Teacher, "answer", answer)
+    with pytest.raises(NumericalError, match=r"the teacher, of .*0\.png: the network returned NaN"):
+        taught(images, tmp_path / "run", Told())
+
+
 def test_another_way_of_asking_is_another_run(images: Path, tmp_path: Path) -> None:
     taught(images, tmp_path / "run", Told(), max_minutes=0)
     for change in ({"precompute": False}, {"self_ensemble": True}):
@@ -257,7 +365,7 @@ def test_another_way_of_asking_is_another_run(images: Path, tmp_path: Path) -> N
 
 def test_answers_need_images_in_memory(images: Path, tmp_path: Path) -> None:
     settings = config(images, teacher=PRECOMPUTE, data__cache="none")
-    with pytest.raises(ConfigError, match="needs the training images in memory"):
+    with pytest.raises(ConfigError, match=r"in memory: data\.cache is .none."):
         train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -284,3 +392,5 @@ def test_a_bar_counts_answers_then_iterations() -> None:
         bar.answer(3, 3)
         bar.row(LogRow(2, 0.5, 1e-3, 8, 2, 1.0, 2.0, None))
         assert (task.completed, task.total) == (2, 5)
+        bar.answer(3, 3)
+        assert (task.completed, task.total, task.description) == (0, 5, "starting")

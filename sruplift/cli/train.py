@@ -121,8 +121,11 @@ class _Bar:
 
     def answer(self, done: int, total: int) -> None:
         """Count images that a teacher is asked about, in place of iterations."""
-        name = "starting" if done == total else "asking the teacher"
-        self.progress.update(self.task, completed=done, total=total, description=name)
+        self.progress.update(
+            self.task, completed=done, total=total, description="asking the teacher"
+        )
+        if done == total:
+            self.progress.reset(self.task, total=self.iterations, description="starting")
 
 
 @contextmanager
