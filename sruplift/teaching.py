@@ -7,8 +7,6 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -96,7 +94,7 @@ class Answers:
     """What a teacher makes of the training images, in a file: one image after another.
 
     The file begins with a digest of what the answers depend on, and each image ends with a sum of
-    its pixels: what is damaged, or was being written, is not there. Close it, or use ``with``.
+    its pixels: what is damaged, or was being written, is not there. Close it.
     """
 
     def __init__(self, path: Path, question: object, sizes: Sequence[tuple[int, int]]) -> None:
@@ -123,7 +121,7 @@ class Answers:
                     self._file.seek(0)
                     self._write(digest)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def read(self) -> Tensor | None:
@@ -171,15 +169,8 @@ class Answers:
                 f"cannot keep the teacher's answers in {self._path}: {error.strerror or error}"
             ) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """What has been written is there already."""
         self._file.close()
 
 

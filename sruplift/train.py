@@ -286,7 +286,7 @@ class Trainer:
             for place, scale in enumerate(config.every_scale):
                 file, sizes = self.out / f"teacher_x{scale}.bin", cache.target_sizes(scale)
                 question = (scale, teacher.sha256[scale], ensemble, self.precision, order)
-                with Answers(file, question, sizes) as answers:
+                with closing(Answers(file, question, sizes)) as answers:
                     for number, name in enumerate(files):
                         look(0)
                         answer = answers.read()

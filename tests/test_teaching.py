@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ SIZES = [(8, 5), (4, 6), (7, 7)]
 def write_some(path: Path, pictures: list[torch.Tensor], question: object = "?") -> int:
     """Read what there is, write the rest, and say how many there were."""
     known = 0
-    with Answers(path, question, SIZES) as answers:
+    with closing(Answers(path, question, SIZES)) as answers:
         for picture in pictures:
             answer = answers.read()
             if answer is None:
