@@ -15,7 +15,14 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from sruplift.errors import ConfigError, unknown_name
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import (
+        BaseModel,
+        ConfigDict,
+        Field,
+        ValidationError,
+        field_validator,
+        model_validator,
+    )
 except ImportError as error:
     raise ConfigError(
         "training needs pydantic and accelerate: pip install 'sruplift[train]'"
@@ -104,11 +111,14 @@ class Stage(_Strict):
 
 
 class TeacherConfig(_Strict):
-    """A trained network whose results become part of what the run's own is compared with."""
+    """A trained network whose results become part of what the run's own is compared with.
 
-    weights: str
-    """A file, released weights by name (``pan_x4``), or ``hf://owner/repo/file[@revision]``.
-    ``{scale}`` stands for the scale."""
+    Or several, with their mean.
+    """
+
+    weights: tuple[str, ...] = Field(min_length=1)
+    """A file, released weights by name (``pan_x4``), or ``hf://owner/repo/file[@revision]``, or a
+    list of them. ``{scale}`` stands for the scale."""
     share: float = Field(0.8, gt=0, le=1)
     """How much of each target is the teacher's result; the rest is the image itself."""
     self_ensemble: bool = False
@@ -118,6 +128,11 @@ class TeacherConfig(_Strict):
     every iteration. The answers, for each scale as large as the images decoded, are kept in the
     run's folder and in memory. Patches that are turned or recoloured are compared with the answer
     turned or recoloured, noisy ones with the answer and the noise. For one process."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class TrainConfig(_Strict):

@@ -179,8 +179,8 @@ def imported_from(config: TrainConfig) -> str:
         UsageError: released weights, or an address, that there cannot be.
         WeightsError: the weights cannot be read.
     """
-    taught = config.teacher.weights if config.teacher is not None else None
-    for name in filter(None, (config.init, taught)):
+    taught = config.teacher.weights if config.teacher is not None else ()
+    for name in filter(None, (config.init, *taught)):
         for scale in config.every_scale:
             path = locate(name.replace("{scale}", str(scale)))
             if source := others_source(read_tensors(path)[1], path):

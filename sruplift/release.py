@@ -80,7 +80,7 @@ def pack(
             f" with --overwrite, or use {source} by --weights"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    trained = {k: _origin(v) for k, v in found.metadata.items() if k in ("init", "teacher")}
+    trained = {k: _origins(v) for k, v in found.metadata.items() if k in ("init", "teacher")}
     metadata = {**found.metadata, **facts, **trained}
     before = _tensors(path)
     save_weights(path, found.tensors, model=found.model, scale=found.scale, metadata=metadata)
@@ -177,9 +177,13 @@ def _enter(entry: WeightsEntry, *, same_tensors: bool = False) -> WeightsEntry:
     return entry
 
 
-def _origin(init: str) -> str:
-    """Where training began: released weights by name, not the path of a file on some machine."""
-    return init if Path(init).name == init and not Path(init).suffix else "an earlier run"
+def _origins(named: str) -> str:
+    """Weights that a run began with, or was taught by: released ones by name, not some path."""
+    return ", ".join(_origin(name.strip()) for name in named.split(","))
+
+
+def _origin(name: str) -> str:
+    return name if Path(name).name == name and not Path(name).suffix else "an earlier run"
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ class Teacher:
     """A trained network, or one for each scale, whose results become part of the targets.
 
     A small network learns more from what a larger one makes of the same pixels than from the image,
-    which also has what no network can know (Hinton et al., 2015, arXiv:1503.02531).
+    which also has what no network can know (Hinton et al., 2015, arXiv:1503.02531). Of several
+    networks it is the mean of what they make, which is better than what each of them does.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: str) -> None:
@@ -37,24 +38,26 @@ class Teacher:
         """
         assert config.teacher is not None
         self._share = config.teacher.share
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[int, list[Engine]] = {}
         self.sha256: dict[int, str] = {}
         """Of its weights, by scale."""
         for scale in config.every_scale:
-            path = locate(config.teacher.weights.replace("{scale}", str(scale)))
-            found = identify(path, scale=scale)
-            network = load_model(found.model, scale, path)
-            self._engines[scale] = Engine(
-                network,
-                scale,
-                str(device),
-                precision,
-                self_ensemble=config.teacher.self_ensemble,
-                # On patches as the network that it teaches, on whole images as anywhere.
-                local=config.teacher.precompute,
-                compile_mode="off" if config.kernels == "off" else "auto",
-            )
-            self.sha256[scale] = sha256_of(path)
+            names = (name.replace("{scale}", str(scale)) for name in config.teacher.weights)
+            paths = [locate(name) for name in names]
+            self._engines[scale] = [
+                Engine(
+                    load_model(identify(path, scale=scale).model, scale, path),
+                    scale,
+                    str(device),
+                    precision,
+                    self_ensemble=config.teacher.self_ensemble,
+                    # On patches as the network that it teaches, on whole images as anywhere.
+                    local=config.teacher.precompute,
+                    compile_mode="off" if config.kernels == "off" else "auto",
+                )
+                for path in paths
+            ]
+            self.sha256[scale] = " ".join(sha256_of(path) for path in paths)
         self.fingerprint = " ".join(self.sha256.values())
         """All of them."""
 
@@ -68,16 +71,16 @@ class Teacher:
         Returns:
             What ``hr`` is.
         """
-        engine = self._engines[hr.shape[-1] // lr.shape[-1]]
-        sr = engine.compute(lr.contiguous(memory_format=torch.channels_last))
-        return hr.lerp(sr.clamp(0, 1), self._share)
+        lr = lr.contiguous(memory_format=torch.channels_last)
+        engines = self._engines[hr.shape[-1] // lr.shape[-1]]
+        return hr.lerp(_mean(engine.compute(lr) for engine in engines), self._share)
 
     def answer(
-        self, lr: Tensor, scale: int, progress: Callable[[float], None] | None = None
+        self, lr: Tensor, scale: int, after_tile: Callable[[], None] = lambda: None
     ) -> Tensor:
         """What it makes of a whole image, ``uint8`` (3, h, w), in tiles where it is large.
 
-        ``progress`` is told the share that is done, from 0 to 1, after every tile.
+        ``after_tile`` is called after each of them.
 
         Returns:
             ``uint8`` (3, h * scale, w * scale), in main memory.
@@ -85,9 +88,9 @@ class Teacher:
         Raises:
             NumericalError: that is no picture.
         """
-        image = lr.cpu()[None].float() / 255
-        sr = assemble(self._engines[scale].bands(image, progress=progress), lr.shape[1] * scale)[0]
-        return sr.clamp(0, 1).mul(255).round().byte()
+        image, height = lr.cpu()[None].float() / 255, lr.shape[1] * scale
+        bands = (e.bands(image, progress=lambda _: after_tile()) for e in self._engines[scale])
+        return _mean(assemble(of_one, height)[0] for of_one in bands).mul(255).round().byte()
 
 
 class Answers:
@@ -172,6 +175,11 @@ class Answers:
     def close(self) -> None:
         """What has been written is there already."""
         self._file.close()
+
+
+def _mean(results: Iterable[Tensor]) -> Tensor:
+    """Of what networks make of the same pixels, each in [0, 1]."""
+    return torch.stack([sr.clamp(0, 1) for sr in results]).mean(0)
 
 
 def _sum_of(pixels: bytes) -> bytes:

@@ -278,7 +278,7 @@ class Trainer:
         began, total = time.monotonic(), len(files)
         ensemble, order = config.teacher.self_ensemble, fingerprints(files)[1]
 
-        def look(_: float) -> None:
+        def look() -> None:
             if stop.is_set() or time.monotonic() > ends:
                 raise _NoTimeError
 
@@ -288,7 +288,7 @@ class Trainer:
                 question = (scale, teacher.sha256[scale], ensemble, self.precision, order)
                 with closing(Answers(file, question, sizes)) as answers:
                     for number, name in enumerate(files):
-                        look(0)
+                        look()
                         answer = answers.read()
                         if answer is None:
                             try:
@@ -493,7 +493,8 @@ class Trainer:
             "processes": self.processes.count,
         }
         if config.teacher is not None:
-            metadata |= {"teacher": config.teacher.weights, "teacher_share": config.teacher.share}
+            taught = {"teacher": ", ".join(config.teacher.weights)}
+            metadata |= {**taught, "teacher_share": config.teacher.share}
             # How it was asked, where that is not the usual way.
             for way in ("self_ensemble", "precompute"):
                 if getattr(config.teacher, way):

@@ -46,7 +46,7 @@ def test_overrides_reach_into_tables() -> None:
     assert config.data.places == 4
     assert config.init == "null_x2"
     assert config.teacher is not None
-    assert (config.teacher.weights, config.teacher.share) == ("a2n_x2", 0.8)
+    assert (config.teacher.weights, config.teacher.share) == (("a2n_x2",), 0.8)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,8 @@ def test_overrides_reach_into_tables() -> None:
         ("teacher.share=0.5", "config key 'teacher.weights': Field required"),
         ("teacher.weigths=pan_x2", "did you mean 'teacher.weights'"),
         ("teacher=pan_x2", "config key 'teacher'"),
+        ("teacher.weights=[]", "config key 'teacher.weights'"),
+        ("teacher.weights=2", "config key 'teacher.weights'"),
         (
             "stages.1.patch=24",
             "unknown config key 'stages.1.patch'; did you mean 'stages.1.patch_s",

@@ -286,6 +286,7 @@ def test_what_is_learnt_from_weights_of_others_is_told(tmp_path: Path) -> None:
         (theirs, "pan_x2", "theirs.pth"),
         (ours, str(imported), "theirs.pth"),
         (ours, str(theirs), "theirs.pth"),
+        (ours, ["pan_x2", str(theirs)], "theirs.pth"),
     ):
         config = recipe(tmp_path, "muon", init=str(start), teacher={"weights": teacher})
         assert imported_from(config) == origin

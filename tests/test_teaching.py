@@ -43,7 +43,7 @@ def test_targets_are_the_teachers_results_and_the_images_by_their_shares(
         sr = load_model("pan", 3)(lr).clamp(0, 1)
     assert float((sr - hr).abs().mean()) > 0.001
     made = Teacher(config, CPU, "fp32")
-    assert (made._engines[3].kernels is None) == (mode == "off")
+    assert (made._engines[3][0].kernels is None) == (mode == "off")
     target = made.targets(lr, hr)
     torch.testing.assert_close(target, share * sr + (1 - share) * hr, rtol=0, atol=1e-5)
 
@@ -61,16 +61,41 @@ def test_each_scale_has_its_teacher(tmp_path: Path) -> None:
     assert len(set(teacher.fingerprint.split())) == 2
 
 
+def test_several_teach_the_mean_of_what_each_makes(tmp_path: Path) -> None:
+    names = ["pan_x{scale}", "srram_x{scale}"]
+    both, *each = (
+        Teacher(
+            recipe(tmp_path, "muon", kernels="off", teacher={"weights": weights, "share": 1}),
+            CPU,
+            "fp32",
+        )
+        for weights in (names, *names)
+    )
+    lr = photo_like(20, 24)
+    one, other = (made.targets(lr[None], torch.zeros(1, 3, 40, 48)) for made in each)
+    assert float((one - other).abs().max()) > 0.01
+    mean = both.targets(lr[None], torch.zeros(1, 3, 40, 48))
+    torch.testing.assert_close(mean, (one + other) / 2, rtol=0, atol=1e-6)
+    tiles: list[int] = []
+    byte = (lr * 255).byte()
+    answer = both.answer(byte, 2, lambda: tiles.append(0))
+    apart = answer - (each[0].answer(byte, 2).float() + each[1].answer(byte, 2).float()) / 2
+    assert apart.abs().max() <= 1
+    assert len(tiles) == 2
+    assert both.sha256[2].split() == [made.sha256[2] for made in each]
+
+
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
         ("pan_x2", "holds weights of pan x2, not pan x3"),
         ("no.safetensors", "cannot read no.safetensors: No such file"),
         ("pan_x7", "no scale 7"),
+        (["pan_x3", "a2n_x2"], "holds weights of a2n x2, not a2n x3"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_a_sentence(
-    tmp_path: Path, weights: str, sentence: str
+    tmp_path: Path, weights: str | list[str], sentence: str
 ) -> None:
     config = recipe(tmp_path, "muon", scale=3, teacher={"weights": weights})
     with pytest.raises(SrupliftError, match=sentence):

@@ -322,7 +322,12 @@ def test_what_is_packed_is_replaced_only_when_told(release: Release, trained: Pa
 
 @pytest.mark.parametrize(
     ("init", "expected"),
-    [("pan_x2", "pan_x2"), ("random", "random"), ("/home/me/runs/a/best.safetensors", None)],
+    [
+        ("pan_x2", "pan_x2"),
+        ("random", "random"),
+        ("/home/me/runs/a/best.safetensors", None),
+        ("pan_x2, /home/me/best.safetensors", "pan_x2, an earlier run"),
+    ],
 )
 def test_a_packed_file_names_no_place_on_a_machine(
     release: Release, trained: Path, init: str, expected: str | None
